@@ -1,0 +1,298 @@
+"""The config of a pipeline: one block per use of a stage, read from YAML and overridden by ``--set``.
+
+The models of the stages are the one home of defaults, bounds and descriptions. All errors of a config are
+found at once and shown with file, key, value and the likely key meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.curation.decontaminate import DecontaminateConfig
+from pipeline_lib.curation.deduplicate import DeduplicateConfig
+from pipeline_lib.curation.filter import FilterConfig
+from pipeline_lib.curation.format import FormatConfig
+from pipeline_lib.curation.ingest import IngestConfig
+from pipeline_lib.curation.normalize import NormalizeConfig
+from pipeline_lib.curation.scrub import ScrubConfig
+from pipeline_lib.curation.split import SplitConfig
+from pipeline_lib.evaluation.evaluate import EvaluateConfig
+from pipeline_lib.evaluation.gate import GateConfig
+from pipeline_lib.publishing.register import RegisterConfig
+from pipeline_lib.publishing.report import ReportConfig
+from pipeline_lib.training.base_model import BaseModelConfig
+from pipeline_lib.training.initialize import InitializeConfig
+from pipeline_lib.training.merge import MergeConfig
+from pipeline_lib.training.tokenize import TokenizeConfig
+from pipeline_lib.training.train import TrainConfig
+
+
+class PipelineConfig(BaseModel):
+    """What a pipeline makes, from raw text to a registered model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=64,
+        description="Name of the pipeline: of its runs, its experiment and its model.",
+    )
+    seed: int = Field(default=42, ge=0, description="Seed of every stage that does not set its own.")
+    ingest: IngestConfig = Field(description="Where the data come from.")
+    normalize: NormalizeConfig = NormalizeConfig()
+    scrub: ScrubConfig = ScrubConfig()
+    deduplicate: DeduplicateConfig = DeduplicateConfig()
+    filter: FilterConfig = FilterConfig()
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
+    format: FormatConfig = FormatConfig()
+    split: SplitConfig = SplitConfig()
+    base_model: BaseModelConfig | None = Field(
+        default=None, description="What training starts from; none starts from `initialize`."
+    )
+    initialize: InitializeConfig | None = Field(
+        default=None, description="The shape of a new model, where there is no base model."
+    )
+    tokenize: TokenizeConfig = TokenizeConfig()
+    train: TrainConfig = TrainConfig()
+    merge: MergeConfig = MergeConfig()
+    evaluate: EvaluateConfig | None = Field(
+        default=EvaluateConfig(),
+        description="How models are measured; none ends the pipeline with the merged model.",
+    )
+    gate: GateConfig = GateConfig()
+    report: ReportConfig = ReportConfig()
+    register_: RegisterConfig = Field(default=RegisterConfig(), alias="register")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        """Give every stage what it shares with others and does not set: the seed, the rendering."""
+        if not isinstance(value, dict) or not isinstance(value.get("seed", 42), int):
+            return value
+        blocks = dict(value)
+        always = {
+            field.alias or name
+            for name, field in cls.model_fields.items()
+            if isinstance(field.default, BaseModel)
+        }
+        for name, model in block_models().items():
+            block = blocks.get(name, {} if name in always else None)
+            if "seed" in model.model_fields and isinstance(block, dict):
+                blocks[name] = {"seed": value.get("seed", 42), **block}
+        return _render_alike(blocks)
+
+    @model_validator(mode="after")
+    def _starts_from_something(self) -> PipelineConfig:
+        if (self.base_model is None) == (self.initialize is None):
+            raise ValueError("name either base_model or initialize: training starts from one of them")
+        return self
+
+
+def _render_alike(blocks: dict[str, Any]) -> dict[str, Any]:
+    """Measure conversations as they were learnt: tokenize's template and turns hold for evaluate too."""
+    learnt, measured = blocks.get("tokenize"), blocks.get("evaluate", {})
+    if isinstance(learnt, dict) and isinstance(measured, dict):
+        shared = {key: learnt[key] for key in ("template", "learn") if key in learnt}
+        blocks["evaluate"] = {**shared, **measured}
+    return blocks
+
+
+def block_models() -> dict[str, type[BaseModel]]:
+    """Return the model of every block of a config, by the block's name."""
+    return {
+        field.alias or name: model
+        for name, field in PipelineConfig.model_fields.items()
+        for model in models_in(field.annotation)[:1]
+    }
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the pydantic models that a type annotation admits."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in models_in(part)]
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """Return the config in a YAML file with ``a.b=c`` overrides; ConfigError with every mistake in it."""
+    values = _read(Path(path))
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return PipelineConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(str(path), item) for item in error.errors())) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise ConfigError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}){hint}"
+        ) from error
+    try:
+        values = yaml.load(text, Loader=_loader())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a config is a mapping of blocks, this is {type(values).__name__}")
+    return values
+
+
+def _loader() -> Any:
+    """Return a YAML 1.2 loader (core schema), which refuses a key given twice.
+
+    PyYAML reads YAML 1.1, in which 2e-4 is a text, `no` and `on` are booleans, 010 is eight, 1:30 is ninety
+    and 2024-01-01 is no text.
+    """
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: list[Any] = []
+            for key_node, _ in node.value:
+                key = self.construct_object(key_node, deep=True) if key_node.tag != _MERGE else None
+                if key is not None and key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {str(key)!r} is given twice", key_node.start_mark
+                    )
+                seen.append(key)
+            return super().construct_mapping(node, deep)
+
+    Loader.yaml_implicit_resolvers = {}
+    for tag, form, begins in _SCALARS:
+        Loader.add_implicit_resolver(tag, re.compile(form), begins and list(begins))
+    return Loader
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+_SCALARS = (
+    ("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", None),
+    ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("tag:yaml.org,2002:int", r"^[-+]?(?:0|[1-9][0-9_]*)$", "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$",
+        "-+0123456789.",
+    ),
+    ("tag:yaml.org,2002:float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", "-+."),
+    (_MERGE, r"^<<$", "<"),
+)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    import yaml
+
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override}: write it as key=value, e.g. --set train.learning_rate=2e-4")
+    try:
+        value = yaml.load(text, Loader=_loader())
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"--set {override}: {text!r} is not YAML ({' '.join(str(error).split())[:100]})"
+        ) from error
+    values.update(_set(values, key.strip().split("."), value, override))
+
+
+def _set(held: Any, keys: list[str], value: Any, override: str) -> Any:
+    """Return ``held`` with ``value`` below ``keys``; a number is a place in a list."""
+    key, rest = keys[0], keys[1:]
+    if isinstance(held, list):
+        if not key.isdigit() or int(key) >= len(held):
+            raise ConfigError(
+                f"--set {override}: {key!r} is no place in a list of {len(held)}; count from 0, or set the "
+                "whole list"
+            )
+        return [_below(item, rest, value, override) if i == int(key) else item for i, item in enumerate(held)]
+    block = dict(held) if isinstance(held, dict) else {}
+    inner = (
+        {"source": block[key]}
+        if key == "base_model" and rest and isinstance(block.get(key), str)
+        else block.get(key)
+    )
+    return {**block, key: _below(inner, rest, value, override)}
+
+
+def _below(held: Any, keys: list[str], value: Any, override: str) -> Any:
+    return _set(held, keys, value, override) if keys else value
+
+
+def _explain(path: str, error: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        *parents, key = error["loc"]
+        near = difflib.get_close_matches(str(key), _keys(parents), n=1, cutoff=0.5)
+        return f"{path}: {where}: unknown key" + (
+            f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(_keys(parents))}"
+        )
+    message = str(error["msg"]).removeprefix("Value error, ")
+    given = "" if error["type"] in ("missing", "value_error") else f" (given: {str(error['input'])[:80]!r})"
+    return f"{path}: {where + ': ' if where else ''}{message[0].lower() + message[1:]}{given}"
+
+
+def _keys(parents: Sequence[str | int]) -> list[str]:
+    models: list[type[BaseModel]] = [PipelineConfig]
+    for parent in parents:
+        fields = [(name, field) for model in models for name, field in model.model_fields.items()]
+        inner = [
+            model
+            for name, field in fields
+            if parent in (name, field.alias)
+            for model in models_in(field.annotation)
+        ]
+        models = inner or models
+    return [field.alias or name for model in models for name, field in model.model_fields.items()]
+
+
+def explain(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Yield (key, type, default, description) of every field, block by block."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        inner = models_in(field.annotation)
+        if inner:
+            yield key, "block", "", field.description or (inner[0].__doc__ or "").strip().splitlines()[0]
+            yield from explain(inner[0], f"{key}." if _is_plain(field.annotation) else f"{key}[].")
+        else:
+            default = (
+                "required"
+                if field.is_required()
+                else str(field.get_default(call_default_factory=True)) or "''"
+            )
+            yield key, type_name(field.annotation), default, field.description or ""
+
+
+def _is_plain(annotation: Any) -> bool:
+    return isinstance(annotation, type | types.UnionType) or typing.get_origin(annotation) is typing.Union
+
+
+def type_name(annotation: Any) -> str:
+    """Return a type as a person writes it: ``float``, ``int or none``, ``cosine | linear``."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return " | ".join(str(value) for value in typing.get_args(annotation))
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return " or ".join(type_name(part) for part in typing.get_args(annotation))
+    if annotation is type(None):
+        return "none"
+    if typing.get_origin(annotation) in (tuple, list):
+        return "list of " + type_name(typing.get_args(annotation)[0])
+    return getattr(annotation, "__name__", str(annotation))

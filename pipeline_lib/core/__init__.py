@@ -1,0 +1,1 @@
+"""Artifacts, stages and the store; nothing here knows what a language model is."""

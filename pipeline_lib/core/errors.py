@@ -1,0 +1,39 @@
+"""Errors that a user can act on: one line that says what, where, and what to do.
+
+    FinetuneError          exit code 1
+    ├── ConfigError        exit code 2: the call or the config is wrong
+    ├── DataError          the data cannot be used as they are
+    ├── StoreError         the store cannot be read or written, or an artifact is damaged
+    ├── StageError         a stage failed
+    └── ServiceError       a server outside this process did not answer
+"""
+
+from __future__ import annotations
+
+
+class FinetuneError(Exception):
+    """What stopped the work, in one line for the person who asked for it."""
+
+    exit_code = 1
+
+
+class ConfigError(FinetuneError):
+    """The call or the config is wrong; nothing was built."""
+
+    exit_code = 2
+
+
+class DataError(FinetuneError):
+    """The data cannot be used as they are."""
+
+
+class StoreError(FinetuneError):
+    """The store cannot be read or written, or an artifact in it is damaged."""
+
+
+class StageError(FinetuneError):
+    """A stage failed; what it had written is gone, what came before it is kept."""
+
+
+class ServiceError(FinetuneError):
+    """A server outside this process did not answer as it should."""

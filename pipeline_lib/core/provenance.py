@@ -1,0 +1,45 @@
+"""Who builds, with what: facts for manifests that enter no hash."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import subprocess
+import sys
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "pyarrow", "numpy", "mlflow", "prefect")
+
+
+@lru_cache(maxsize=1)
+def describe_machine() -> dict[str, Any]:
+    """Return git commit, package versions, command and host of this process."""
+    return {
+        "git_commit": git_commit(),
+        "packages": {"python": platform.python_version(), **dict(_versions())},
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "host": socket.gethostname(),
+    }
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the commit that the project's checkout is at, with ``+`` where it was changed since; None outside git."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        head = subprocess.run(["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip()

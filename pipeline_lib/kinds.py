@@ -1,0 +1,100 @@
+"""The kinds of artifacts: what a stage's directory holds, and how to find things in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pipeline_lib.core.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class Dataset(Artifact):
+    """Conversations as Parquet shards: kept and dropped, or the splits."""
+
+    def shards(self, part: str = "kept") -> list[Path]:
+        """Return the shards of one part (kept, dropped, train, validation, test) in order."""
+        return sorted(self.path.glob(f"{part}-*.parquet"))
+
+    def count(self, part: str = "kept") -> int:
+        """Return the number of conversations in one part, read from the Parquet footers."""
+        import pyarrow.parquet as pq
+
+        return sum(pq.read_metadata(shard).num_rows for shard in self.shards(part))
+
+
+@dataclass(frozen=True)
+class Tokens(Artifact):
+    """Token ids with their loss masks for train and validation, and the tokenizer that made them."""
+
+    def shards(self, part: str) -> list[Path]:
+        """Return the shards of one part (train, validation) in order."""
+        return sorted(self.path.glob(f"{part}-*.parquet"))
+
+    @property
+    def tokenizer(self) -> Path:
+        """The directory of the tokenizer with its chat template."""
+        return self.path / "tokenizer"
+
+
+@dataclass(frozen=True)
+class Trained(Artifact):
+    """What training leaves: an Adapter or a Model, by what the directory holds."""
+
+    beside: ClassVar[tuple[str, ...]] = ("logs/*",)
+
+    @classmethod
+    def kind_of(cls, path: Path) -> type[Artifact]:
+        """Return Adapter where ``path`` holds PEFT weights, else Model."""
+        return Adapter if (path / "adapter_config.json").exists() else Model
+
+
+@dataclass(frozen=True)
+class Model(Trained):
+    """A directory that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load as it is."""
+
+
+@dataclass(frozen=True)
+class Adapter(Trained):
+    """A directory that ``PeftModel.from_pretrained`` loads, with the tokenizer it was trained with."""
+
+
+@dataclass(frozen=True)
+class Evaluation(Artifact):
+    """Scores with their intervals, and the answers they were computed from."""
+
+    beside: ClassVar[tuple[str, ...]] = ("logs/*",)
+
+    def scores(self) -> dict[str, Any]:
+        """Return the score table as it stands in ``scores.json``."""
+        return _read_json(self.file("scores.json"))
+
+
+@dataclass(frozen=True)
+class Verdict(Artifact):
+    """The gate's answer: open or closed, with the figure and the threshold of every rule."""
+
+    def read(self) -> dict[str, Any]:
+        """Return ``verdict.json``: ``{"open": bool, "rules": [...]}``."""
+        return _read_json(self.file("verdict.json"))
+
+
+@dataclass(frozen=True)
+class Report(Artifact):
+    """``report.html`` and ``report.md``: what a person reads about a run."""
+
+
+@dataclass(frozen=True)
+class Registration(Artifact):
+    """A version in the model registry, with its aliases at the time and the MLflow run behind it."""
+
+    def read(self) -> dict[str, Any]:
+        """Return ``registration.json``: name, version, aliases, run id, tracking address."""
+        return _read_json(self.file("registration.json"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

@@ -1,0 +1,225 @@
+"""The conversation: the one record that travels through curation, as Arrow columns in Parquet shards.
+
+A conversation has an ``id`` (hash of its content and place), a ``source``, ``messages``, and where it has
+them ``tools``, a preference pair (``chosen``/``rejected``), a ``label``, and ``metadata`` (JSON). A plain
+text is a conversation with one message of role ``text``. What a stage drops stands beside what it
+keeps, with ``reason`` and ``detail``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+MESSAGE = pa.struct(
+    [
+        ("role", pa.string()),
+        ("content", pa.string()),
+        ("name", pa.string()),
+        ("tool_calls", pa.string()),
+        ("tool_call_id", pa.string()),
+        ("reasoning", pa.string()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("messages", pa.list_(MESSAGE)),
+        ("tools", pa.string()),
+        ("chosen", pa.list_(MESSAGE)),
+        ("rejected", pa.list_(MESSAGE)),
+        ("label", pa.bool_()),
+        ("metadata", pa.string()),
+    ]
+)
+DROPPED = SCHEMA.append(pa.field("reason", pa.string())).append(pa.field("detail", pa.string()))
+ROLES = ("system", "user", "assistant", "tool", "text")
+SHARD_ROWS = 50_000
+BATCH_ROWS = 8_192
+
+
+def batches(paths: Sequence[Path], size: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    """Yield the shards' rows in order, ``size`` at a time; a batch never spans two shards."""
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=size)
+
+
+def rows(paths: Sequence[Path], size: int = BATCH_ROWS) -> Iterator[dict[str, Any]]:
+    """Yield the conversations one by one as plain dictionaries."""
+    for batch in batches(paths, size):
+        yield from batch.to_pylist()
+
+
+def from_rows(items: Sequence[dict[str, Any]], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
+    """Return rows as a batch of ``schema``; keys that a row lacks are null."""
+    return pa.RecordBatch.from_pylist(list(items), schema=schema)
+
+
+def message(role: str, content: str, **extra: str | None) -> dict[str, str | None]:
+    """Return one message with every field of the schema."""
+    blank: dict[str, str | None] = {field.name: None for field in MESSAGE}
+    return {**blank, "role": role, "content": content, **extra}
+
+
+def select(batch: pa.RecordBatch, mask: Any) -> pa.RecordBatch:
+    """Return the rows of ``batch`` where ``mask`` (booleans, one per row) is true."""
+    return batch.filter(pa.array(mask, type=pa.bool_()))
+
+
+def text_of(
+    batch: pa.RecordBatch,
+    roles: Sequence[str] = ROLES,
+    columns: Sequence[str] = ("messages",),
+    fields: Sequence[str] = ("content",),
+) -> list[str]:
+    """Return for each conversation the contents of its messages of ``roles``, joined by blank lines."""
+    parts: list[list[str]] = [[] for _ in range(batch.num_rows)]
+    for column in columns:
+        lists = batch.column(column)
+        flat = lists.flatten()
+        parents = pc.list_parent_indices(lists).to_pylist()
+        wanted = pc.is_in(flat.field("role"), pa.array(list(roles))).to_pylist()
+        texts = zip(*(flat.field(field).to_pylist() for field in fields), strict=True)
+        for parent, found, take in zip(parents, texts, wanted, strict=True):
+            if take:
+                parts[parent] += filter(None, found)
+    return ["\n\n".join(part) for part in parts]
+
+
+def map_contents(batch: pa.RecordBatch, change: Callable[[str], str]) -> tuple[pa.RecordBatch, int]:
+    """Return the batch with ``change`` applied to every message's content, and how many texts it changed."""
+    changed = 0
+    for column in ("messages", "chosen", "rejected"):
+        lists = batch.column(column)
+        flat = lists.flatten()
+        before = flat.field("content").to_pylist()
+        after = [None if text is None else change(text) for text in before]
+        differing = sum(one != two for one, two in zip(before, after, strict=True))
+        if differing:
+            changed += differing
+            batch = batch.set_column(
+                batch.schema.get_field_index(column), SCHEMA.field(column), _with_contents(lists, flat, after)
+            )
+    return batch, changed
+
+
+def _with_contents(lists: pa.ListArray, flat: pa.StructArray, contents: list[str | None]) -> pa.ListArray:
+    fields = [
+        pa.array(contents, pa.string()) if field.name == "content" else flat.field(field.name)
+        for field in MESSAGE
+    ]
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_pylist()
+    offsets: list[int] = [0]
+    for length in lengths:
+        offsets.append(offsets[-1] + length)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()),
+        pa.StructArray.from_arrays(fields, fields=list(MESSAGE)),
+        type=pa.list_(MESSAGE),
+        mask=lists.is_null(),
+    )
+
+
+class _Part:
+    """One part's shards, each of ``SHARD_ROWS`` rows whatever batches they came in."""
+
+    def __init__(self, directory: Path, name: str, schema: pa.Schema) -> None:
+        self.directory, self.name, self.schema = directory, name, schema
+        self.rows = 0
+        self._shard: pq.ParquetWriter | None = None
+        self._held: list[pa.RecordBatch] = []
+        self._held_rows = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        batch = batch.cast(self.schema) if batch.schema != self.schema else batch
+        self.rows += batch.num_rows
+        self._held.append(batch)
+        self._held_rows += batch.num_rows
+        while self._held_rows >= SHARD_ROWS:
+            self._flush(SHARD_ROWS)
+
+    def _flush(self, count: int) -> None:
+        table = pa.Table.from_batches(self._held, schema=self.schema)
+        shard = table.slice(0, count).combine_chunks()
+        index = (self.rows - self._held_rows) // SHARD_ROWS
+        # One row group per shard of fixed length: the bytes do not depend on how the rows arrived.
+        pq.write_table(
+            shard,
+            self.directory / f"{self.name}-{index:05d}.parquet",
+            compression="zstd",
+            row_group_size=SHARD_ROWS,
+            store_schema=True,
+        )
+        rest = table.slice(count)
+        self._held, self._held_rows = rest.to_batches(), rest.num_rows
+
+    def close(self) -> None:
+        if self._held_rows or not self.rows:
+            self._flush(self._held_rows)
+
+
+class DatasetWriter:
+    """Writes a Dataset's parts; the bytes depend on the rows and their order alone."""
+
+    def __init__(self, directory: Path, parts: Sequence[str] = ("kept",)) -> None:
+        """Open the parts that are to exist even where they get no row; others open on their first row."""
+        self.directory = directory
+        self.reasons: dict[str, int] = {}
+        self._parts = {name: _Part(directory, name, SCHEMA) for name in parts}
+        self._parts["dropped"] = _Part(directory, "dropped", DROPPED)
+
+    def __enter__(self) -> DatasetWriter:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what is held back, unless the block failed."""
+        if kind is None:
+            for part in self._parts.values():
+                part.close()
+
+    def write(self, part: str, batch: pa.RecordBatch) -> None:
+        """Append a batch to ``part``."""
+        if part not in self._parts:
+            self._parts[part] = _Part(self.directory, part, SCHEMA)
+        self._parts[part].write(batch)
+
+    def keep(self, batch: pa.RecordBatch) -> None:
+        """Append a batch to what is kept."""
+        self.write("kept", batch)
+
+    def drop(self, batch: pa.RecordBatch, reasons: Sequence[str], details: Sequence[str]) -> None:
+        """Append a batch to what is dropped, with a reason and its evidence for each row."""
+        for reason in reasons:
+            self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        batch = batch.append_column("reason", pa.array(reasons, pa.string()))
+        self._parts["dropped"].write(batch.append_column("detail", pa.array(details, pa.string())))
+
+    def sift(self, batch: pa.RecordBatch, verdicts: Sequence[tuple[str, str] | None]) -> None:
+        """Keep the rows whose verdict is None and drop the others, for their (reason, detail)."""
+        fates = [verdict is None for verdict in verdicts]
+        self.keep(select(batch, fates))
+        dropped = [verdict for verdict in verdicts if verdict is not None]
+        if dropped:
+            self.drop(
+                select(batch, [not fate for fate in fates]), [r for r, _ in dropped], [d for _, d in dropped]
+            )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows written so far, by part."""
+        return {name: part.rows for name, part in self._parts.items()}
+
+    def stats(self, read: int) -> dict[str, Any]:
+        """Return the manifest's account of the stage: read, kept (or each split), dropped, reasons."""
+        return {"read": read, **self.counts, "reasons": dict(sorted(self.reasons.items()))}

@@ -1,0 +1,43 @@
+"""Settings: where things are and how fast they go. None of them ever enters a fingerprint."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from the environment (``FINETUNE_…``) and from ``.env``."""
+
+    model_config = SettingsConfigDict(env_prefix="FINETUNE_", env_file=".env", extra="ignore", frozen=True)
+
+    store: str = Field(default=".finetune/store", description="Where artifacts live: a directory or an fsspec URL.")
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Processes and threads for CPU stages.")
+    engine: Literal["local", "ray"] = Field(default="local", description="What runs the shard-wise stages.")
+    ray_address: str | None = Field(default=None, description="Ray cluster to join; none starts one here.")
+    gpu_pool: str | None = Field(default=None, description="Prefect work pool for stages that need a GPU; none runs them here.")
+    cpu_pool: str | None = Field(default=None, description="Prefect work pool for the other stages; none runs them here.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Device for training and evaluation.")
+    mlflow_tracking_uri: str = Field(
+        default="sqlite:///.finetune/mlflow.db", validation_alias="MLFLOW_TRACKING_URI", description="MLflow's tracking and registry server or database."
+    )
+    prefect_api_url: str | None = Field(
+        default=None, validation_alias="PREFECT_API_URL", description="Prefect server; none starts a temporary one."
+    )
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return this process's settings, read once."""
+    return Settings()
+
+
+def home() -> Path:
+    """Return the directory that holds this project's local state (``.finetune``)."""
+    store = settings().store
+    return Path(".finetune") if "://" in store else Path(store).parent

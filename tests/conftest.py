@@ -1,0 +1,27 @@
+"""What every test shares: no network, no settings from outside, a home of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pipeline_lib import settings
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let every test have its own store, registry and memo, and none of the user's settings."""
+    for name in list(os.environ):
+        if name.startswith(("FINETUNE_", "MLFLOW_", "PREFECT_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("FINETUNE_STORE", str(tmp_path / "home" / "store"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}")
+    settings.settings.cache_clear()
+    yield
+    settings.settings.cache_clear()
