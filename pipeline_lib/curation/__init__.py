@@ -1,0 +1,1 @@
+"""From raw text to conversations worth learning: ingest, normalize, scrub, deduplicate, filter, decontaminate, format, split."""

@@ -1,0 +1,119 @@
+"""Decontaminate: no conversation that gives away a benchmark the model will be judged on.
+
+A conversation is contaminated where it shares a 13-gram of words with a benchmark's prompt, where 8-grams of
+it cover at least half of the prompt, where it contains the whole of a short prompt, or asks the same as a
+very short one (GPT-3, Brown et al. 2020, appendix C, uses 13-grams and leaves out those that stand in many
+documents; a single shared 8-gram over-flags templates, and many prompts are under 13 words).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from pipeline_lib.core.config import StageConfig
+from pipeline_lib.core.errors import DataError
+from pipeline_lib.core.output import Output
+from pipeline_lib.core.stage import stage
+from pipeline_lib.curation.sources import Source, source_digests
+from pipeline_lib.kinds import Dataset
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline_lib.curation.intake import Item
+    from pipeline_lib.curation.overlap import Benchmarks
+
+
+class DecontaminateConfig(StageConfig):
+    """Which held-out texts the training data must not hold."""
+
+    sources: tuple[Source, ...] = Field(
+        default=(),
+        description="Benchmarks and held-out files, read like any source; their prompts are looked for.",
+    )
+    long_ngram: int = Field(
+        default=13, ge=4, le=64, description="Words of an n-gram that contaminates by one hit."
+    )
+    short_ngram: int = Field(
+        default=8, ge=2, le=64, description="Words of an n-gram that contaminates by coverage."
+    )
+    coverage: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of a benchmark prompt's words that short n-grams must cover to contaminate.",
+    )
+    action: Literal["drop", "report"] = Field(
+        default="drop", description="Drop contaminated conversations, or only count them."
+    )
+
+
+def benchmark_digests(config: DecontaminateConfig) -> dict[str, str]:
+    """Return the digest of every benchmark's content; none where no benchmark is named."""
+    return source_digests(config) if config.sources else {}
+
+
+@stage(produces=Dataset, version=1, outside=benchmark_digests)
+def decontaminate(out: Output, config: DecontaminateConfig, conversations: Dataset) -> None:
+    """Every conversation that holds no benchmark's prompt; the others dropped with the prompt's place."""
+    from pipeline_lib import records
+
+    benchmarks = _benchmarks(config)
+    read = hits = 0
+    with records.DatasetWriter(out.path) as writer:
+        for batch in out.track(
+            records.batches(conversations.shards()), total=conversations.count(), size=len
+        ):
+            read += batch.num_rows
+            found = benchmarks.find(_texts(batch), _asked(batch)) if benchmarks else [None] * batch.num_rows
+            hits += sum(hit is not None for hit in found)
+            verdicts = [("contaminated", hit) if hit and config.action == "drop" else None for hit in found]
+            writer.sift(batch, verdicts)
+    out.stats = {
+        **writer.stats(read),
+        "benchmark_prompts": len(benchmarks) if benchmarks else 0,
+        "contaminated": hits,
+    }
+
+
+def _texts(batch: pa.RecordBatch) -> list[str]:
+    from pipeline_lib import records
+
+    return records.text_of(
+        batch, columns=("messages", "chosen", "rejected"), fields=("content", "tool_calls")
+    )
+
+
+def _asked(batch: pa.RecordBatch) -> list[list[str]]:
+    """Return what the user says in each conversation, message by message."""
+    lists = batch.column("messages").to_pylist()
+    return [
+        [m["content"] or "" for m in messages or () if m["role"] in ("user", "text")] for messages in lists
+    ]
+
+
+def _benchmarks(config: DecontaminateConfig) -> Benchmarks | None:
+    if not config.sources:
+        return None
+    from pipeline_lib.curation.intake import open_sources
+    from pipeline_lib.curation.overlap import Benchmarks
+
+    prompts: list[tuple[str, str]] = []
+    for one in open_sources(config.sources):
+        texts = [text for text in map(_prompt, one.items()) if text]
+        if not texts:
+            raise DataError(
+                f"decontaminate: {one.label} has no prompt to look for; map its columns, such as columns: "
+                f"{{prompt: …}}"
+            )
+        prompts += [(f"{one.label} prompt {number}", text) for number, text in enumerate(texts)]
+    return Benchmarks(prompts, config.long_ngram, config.short_ngram, config.coverage)
+
+
+def _prompt(item: Item) -> str:
+    messages = item.conversation.get("messages") or ()
+    return "\n\n".join(
+        message["content"] or "" for message in messages if message["role"] in ("user", "text")
+    )

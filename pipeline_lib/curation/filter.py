@@ -1,0 +1,46 @@
+"""The stage that drops conversations by named quality rules.
+
+A rule's name is the reason and its evidence (value and bound) the detail; the first rule that fires
+decides, in the order of ``TALK_RULES`` and ``TURN_RULES`` in ``quality.instruct`` and then
+``FAMILIES`` in ``quality.web``. Neighbours: ``quality.limits`` has the thresholds and presets;
+``deduplicate`` comes before, ``decontaminate`` after.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from pipeline_lib.core.output import Output
+from pipeline_lib.core.stage import stage
+from pipeline_lib.curation.quality.limits import PRESETS, InstructLimits, Preset, WebLimits
+from pipeline_lib.kinds import Dataset
+
+
+class FilterConfig(InstructLimits, WebLimits):
+    """Which quality rules are asked, and their thresholds."""
+
+    preset: Preset = Field(default="instruct", description="Which defaults apply to what is not stated here.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        """Put the preset's defaults under what the config states."""
+        preset = values.get("preset", "instruct") if isinstance(values, dict) else None
+        return {**PRESETS[preset], **values} if isinstance(preset, str) and preset in PRESETS else values
+
+
+@stage(produces=Dataset, version=1)
+def filter(out: Output, config: FilterConfig, conversations: Dataset) -> None:
+    """Keep the conversations that no quality rule drops."""
+    from pipeline_lib import records
+    from pipeline_lib.curation.quality.verdicts import verdicts
+
+    shards = conversations.shards()
+    read = conversations.count()
+    batches = out.track(records.batches(shards), total=read, size=lambda batch: batch.num_rows)
+    with records.DatasetWriter(out.path) as writer:
+        for batch in batches:
+            writer.sift(batch, verdicts(batch, config, config))
+    out.stats.update(writer.stats(read=read))

@@ -1,0 +1,55 @@
+"""Ingest: every source's rows as conversations, each with an id from its content and the place it came from.
+
+A *row* is what stands at one place of a file; a *conversation* is what its format makes of it. A row that
+cannot be read is dropped as ``unreadable``, one without its format's keys as ``unrecognised``, one that the
+source's weight leaves out as ``not_sampled``. Every file is opened, and its container and format found,
+before anything is written. Neighbours: ``sources`` (which files), ``readers`` (rows), ``shapes``
+(conversations), ``intake`` (both together), ``arrivals`` (ids and columns).
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipeline_lib.core.config import StageConfig
+from pipeline_lib.core.errors import DataError
+from pipeline_lib.core.output import Output
+from pipeline_lib.core.stage import stage
+from pipeline_lib.curation.sources import Source, source_digests
+from pipeline_lib.kinds import Dataset
+
+
+class IngestConfig(StageConfig):
+    """Where the conversations come from."""
+
+    sources: tuple[Source, ...] = Field(
+        default=(), description="Where conversations come from, read in this order."
+    )
+
+
+@stage(produces=Dataset, version=1, outside=source_digests)
+def ingest(out: Output, config: IngestConfig) -> None:
+    """Keep every row that is a conversation, in the order of the sources."""
+    from pipeline_lib.curation.arrivals import Arrivals
+    from pipeline_lib.curation.intake import open_sources
+    from pipeline_lib.records import DatasetWriter
+
+    digests = source_digests(config)
+    opened = open_sources(config.sources)
+    with DatasetWriter(out.path) as writer:
+        arrivals = Arrivals(writer)
+        for one in opened:
+            for item in out.track(one.items(), f"conversations of {one.label}"):
+                arrivals.add(item)
+        arrivals.flush()
+        _check(config, arrivals.read, digests)
+    out.stats.update(writer.stats(read=arrivals.read))
+    out.stats["suspect"] = arrivals.suspect
+    out.stats["sources"] = [one.stats() | {"digest": digests[f"source.{i}"]} for i, one in enumerate(opened)]
+
+
+def _check(config: IngestConfig, read: int, digests: dict[str, str]) -> None:
+    if not read:
+        raise DataError("the sources hold no row at all; check ingest.sources")
+    if source_digests(config) != digests:
+        raise DataError("a source changed while it was read; run again when nothing writes to it")

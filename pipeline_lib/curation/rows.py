@@ -1,0 +1,290 @@
+"""Rows: one reader for each way in which a decompressed file holds rows.
+
+Every reader takes a binary stream and yields rows in order, each with its place: the number of its first line
+where the file has lines, of the row otherwise. A row that cannot be read has an ``error``, and the reading
+goes on.
+``readers`` chooses the reader, ``json_array`` cuts arrays into elements.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import orjson
+
+from pipeline_lib.core.errors import DataError
+from pipeline_lib.curation.json_array import elements
+
+LIMIT = 100_000_000
+"""Bytes of the longest row that is read."""
+TEXT_CHARACTERS = 32_000
+"""Characters after which a plain text is cut at the next blank line (about 8,000 tokens)."""
+BOM = b"\xef\xbb\xbf"
+_TOO_LONG = f"is longer than {LIMIT:,} bytes"
+_BATCH = 4_096
+
+
+class Row(NamedTuple):
+    """One row: its place (line or row number, from 1), its value, and why it could not be read."""
+
+    place: int
+    value: Any
+    error: str = ""
+
+
+def said(error: Exception) -> str:
+    """Return an error's message on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """Yield numbered lines without a byte order mark; None stands for a line over the limit."""
+    number = 0
+    while line := stream.readline(LIMIT):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(BOM)
+        if len(line) < LIMIT or line.endswith(b"\n"):
+            yield number, line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(LIMIT)
+        yield number, None
+
+
+def _json_row(place: int, text: bytes) -> Row:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return _tolerant_row(place, text, error)
+    if isinstance(value, dict):
+        for key in value:
+            # A quote inside a string is escaped, so this finds keys (and strings that are just a key) alone.
+            if text.count(b'"%b"' % key.encode()) > 1 and _repeats(text):
+                return Row(place, None, f"key {key[:40]!r} stands there twice")
+    return Row(place, value)
+
+
+def _tolerant_row(place: int, text: bytes, error: orjson.JSONDecodeError) -> Row:
+    """Read what Python's json writes beyond the standard (NaN, Infinity) as null."""
+    if b"NaN" in text or b"Infinity" in text:
+        try:
+            return Row(place, json.loads(text, parse_constant=lambda _: None))
+        except (ValueError, RecursionError):
+            pass
+    return Row(place, None, f"is not JSON: {said(error)}")
+
+
+def _repeats(text: bytes) -> bool:
+    found: list[bool] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        found.append(len({key for key, _ in pairs}) < len(pairs))
+
+    try:
+        json.loads(text, object_pairs_hook=look)
+    except RecursionError:
+        return True
+    return found[-1]
+
+
+def json_lines(stream: BinaryIO) -> Iterator[Row]:
+    """Yield the rows of JSON Lines; lines of white space alone are no rows."""
+    for number, line in lines(stream):
+        if line is None:
+            yield Row(number, None, _TOO_LONG)
+        elif not line.isspace():
+            yield _json_row(number, line)
+
+
+def json_array(stream: BinaryIO) -> Iterator[Row]:
+    """Yield the elements of a JSON array."""
+    for number, element in enumerate(elements(stream, LIMIT), start=1):
+        if isinstance(element, str):
+            yield Row(number, None, element)
+        else:
+            yield _json_row(number, element)
+
+
+def json_object(stream: BinaryIO) -> Iterator[Row]:
+    """Yield the rows of the one list that an object holds, or the object itself where it holds none."""
+    data = stream.read(LIMIT + 1).removeprefix(BOM)
+    if len(data) > LIMIT:
+        raise DataError(f"a single JSON object {_TOO_LONG}; write it as JSON Lines")
+    row = _json_row(1, data)
+    value = row.value if isinstance(row.value, dict) else {}
+    lists = [
+        name
+        for name, items in value.items()
+        if isinstance(items, list) and items and isinstance(items[0], dict)
+    ]
+    if len(lists) > 1:
+        raise DataError(
+            f"a JSON object holds several lists ({', '.join(lists)}); write the one meant to its own file"
+        )
+    if lists:
+        yield from (Row(number, item) for number, item in enumerate(value[lists[0]], start=1))
+    else:
+        yield row
+
+
+def table(stream: BinaryIO, tab: bool) -> Iterator[Row]:
+    """Yield the rows of a CSV or TSV file as dictionaries of strings, placed at their first line."""
+    csv.field_size_limit(LIMIT)
+    source = _decoded(stream)
+    head = next(source, "")
+    delimiter = "\t" if tab else _delimiter(head)
+    reader = csv.reader(itertools.chain([head], source), strict=True, delimiter=delimiter)
+    header = _header(reader)
+    while True:
+        place = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield Row(place, None, f"is not CSV: {said(error)} (up to line {reader.line_num})")
+            continue
+        if cells is None:
+            return
+        if cells:
+            yield _table_row(place, header, cells)
+
+
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    try:
+        header = next(reader, [])
+    except csv.Error as error:
+        raise DataError(
+            f"the header is not CSV ({said(error)}); write the names of the columns there"
+        ) from error
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(f"the header names {', '.join(map(repr, twice))[:200]} twice; rename one of them")
+    return header
+
+
+def _table_row(place: int, header: list[str], cells: list[str]) -> Row:
+    joined = "".join(cells)
+    if len(cells) != len(header):
+        return Row(place, None, f"has {len(cells)} fields where the header has {len(header)}")
+    if "\x00" in joined:
+        return Row(place, None, "has a NUL byte")
+    return Row(place, dict(zip(header, cells, strict=True)), _encoding_error(joined))
+
+
+def _decoded(stream: BinaryIO) -> Iterator[str]:
+    for _, line in lines(stream):
+        # Bytes that are no UTF-8 become surrogates, which mark the row they stand in.
+        yield "\x00\n" if line is None else line.decode("utf-8", "surrogateescape")
+
+
+def _encoding_error(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    return ""
+
+
+def _delimiter(head: str) -> str:
+    return max(",;\t|", key=head.count) if head.count(",") == 0 else ","
+
+
+class _Piece:
+    """The lines of a text that were read and not yet given away."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._begin, self._size = 1, 0
+
+    def __bool__(self) -> bool:
+        return self._size > 0
+
+    def is_full(self, line: str) -> bool:
+        """Say whether the piece ends before ``line``."""
+        enough, most = self._size >= TEXT_CHARACTERS, self._size + len(line) > 2 * TEXT_CHARACTERS
+        return (enough and not line.strip()) or (bool(self) and most)
+
+    def add(self, number: int, line: str) -> None:
+        """Take a line in; blank lines before the first are none of it."""
+        if not self and not line.strip():
+            return
+        self._begin = self._begin if self else number
+        self._lines.append(line)
+        self._size += len(line)
+
+    def take(self) -> Row:
+        """Return the piece as a row and begin the next."""
+        row = Row(self._begin, "".join(self._lines).strip("\r\n"))
+        self._lines, self._size = [], 0
+        return row
+
+
+def texts(stream: BinaryIO) -> Iterator[Row]:
+    """Yield a text in pieces of about ``TEXT_CHARACTERS``, cut at blank lines, else at line ends."""
+    piece = _Piece()
+    try:
+        for number, line in lines(stream):
+            text = "" if line is None else line.decode("utf-8", "surrogateescape")
+            error = _TOO_LONG if line is None else _text_error(text)
+            if error:
+                yield Row(number, None, error)
+                continue
+            if piece.is_full(text):
+                yield piece.take()
+            piece.add(number, text)
+    except Exception:
+        # What was read before the file broke off is still a text; the caller says what happened.
+        if piece:
+            yield piece.take()
+        raise
+    if piece:
+        yield piece.take()
+
+
+def _text_error(text: str) -> str:
+    return "has a NUL byte" if "\x00" in text else _encoding_error(text)
+
+
+def parquet(stream: BinaryIO) -> Iterator[Row]:
+    """Yield the rows of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(stream) as file:
+        yield from _placed(file.iter_batches(batch_size=_BATCH))
+
+
+def arrow(stream: BinaryIO) -> Iterator[Row]:
+    """Yield the rows of an Arrow file or stream."""
+    import pyarrow as pa
+
+    head = stream.read(6)
+    stream.seek(0)
+    if head == b"ARROW1":
+        with pa.ipc.open_file(stream) as file:
+            yield from _placed(file.get_batch(i) for i in range(file.num_record_batches))
+    elif head:
+        with pa.ipc.open_stream(stream) as reader:
+            yield from _placed(reader)
+
+
+def _placed(batches: Any) -> Iterator[Row]:
+    place = 0
+    for batch in batches:
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError:
+            rows = [_cell_by_cell(batch.slice(i, 1)) for i in range(batch.num_rows)]
+        for value in rows:
+            place += 1
+            yield value._replace(place=place) if isinstance(value, Row) else Row(place, value)
+
+
+def _cell_by_cell(single: Any) -> Any:
+    try:
+        return single.to_pylist()[0]
+    except UnicodeDecodeError:
+        return Row(0, None, "is not UTF-8")

@@ -1,0 +1,168 @@
+"""Scrub: personal data out of every message, replaced consistently within a conversation."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from pipeline_lib.core.config import StageConfig
+from pipeline_lib.core.output import Output
+from pipeline_lib.core.stage import stage
+from pipeline_lib.curation.json_texts import texts_in, with_texts
+from pipeline_lib.kinds import Dataset
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline_lib.curation.personal_data.replace import Replacer
+
+Kind = Literal[
+    "email",
+    "phone",
+    "credit_card",
+    "iban",
+    "national_id",
+    "ip_address",
+    "mac_address",
+    "url_with_credentials",
+    "api_key",
+    "private_key",
+    "secret",
+    "crypto_wallet",
+    "street_address",
+    "date_of_birth",
+    "vehicle",
+    "passport",
+]
+KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
+EXAMPLES_PER_KIND = 5
+LISTS = ("messages", "chosen", "rejected")
+FIELDS = ("content", "tool_calls", "reasoning", "name")
+JSON_FIELDS = frozenset({"tool_calls", "tools", "metadata"})
+PLAIN = ("tools", "metadata")
+
+
+class ScrubConfig(StageConfig):
+    """Which personal data are looked for and what becomes of them."""
+
+    kinds: tuple[Kind, ...] = Field(default=KINDS, description="Kinds of personal data that are looked for.")
+    action: Literal["placeholder", "surrogate", "drop"] = Field(
+        default="placeholder",
+        description="Put `<EMAIL_1>` in its place, put an invented value in its place (needs Faker), or "
+        "drop the conversation.",
+    )
+    seed: int = Field(default=42, ge=0, description="Seed of the invented values.")
+
+
+@stage(produces=Dataset, version=1)
+def scrub(out: Output, config: ScrubConfig, conversations: Dataset) -> None:
+    """No personal data of the configured kinds in any message; each is counted, none is written down."""
+    from pipeline_lib import records
+    from pipeline_lib.curation.personal_data.replace import Replacer
+
+    replacer = Replacer(kinds=config.kinds, seed=config.seed)
+    found = _Findings()
+    read = 0
+    with records.DatasetWriter(out.path) as writer:
+        for batch in out.track(
+            records.batches(conversations.shards()), total=conversations.count(), size=len
+        ):
+            read += batch.num_rows
+            scrubbed, verdicts = _scrubbed(batch, config, replacer, found)
+            writer.sift(scrubbed, verdicts)
+    out.stats = {
+        **writer.stats(read),
+        "found": dict(sorted(found.values.items())),
+        "conversations_touched": found.conversations,
+    }
+    (out.path / "examples.json").write_text(
+        json.dumps(found.examples, indent=1, sort_keys=True), encoding="utf-8"
+    )
+
+
+class _Findings:
+    """What was found so far: counts by kind, and a few masked examples."""
+
+    def __init__(self) -> None:
+        self.values: Counter[str] = Counter()
+        self.conversations = 0
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, counts: Counter[str], examples: list[tuple[str, str]]) -> None:
+        self.values += counts
+        self.conversations += 1
+        for kind, masked in examples:
+            held = self.examples.setdefault(kind, [])
+            if len(held) < EXAMPLES_PER_KIND and masked not in held:
+                held.append(masked)
+
+
+def _scrubbed(
+    batch: pa.RecordBatch, config: ScrubConfig, replacer: Replacer, found: _Findings
+) -> tuple[pa.RecordBatch, list[tuple[str, str] | None]]:
+    from pipeline_lib import records
+
+    verdicts: list[tuple[str, str] | None] = [None] * batch.num_rows
+    places = _suspects(batch, config)
+    if not places:
+        return batch, verdicts
+    rows = batch.to_pylist()
+    for place in places:
+        texts = _texts(rows[place])
+        clean, counts = replacer.replace(
+            texts, "surrogate" if config.action == "surrogate" else "placeholder", rows[place]["id"]
+        )
+        if counts:
+            found.add(counts, replacer.examples(texts))
+            # A dropped conversation is written down too, so its personal data go in every case.
+            _put(rows[place], clean)
+            if config.action == "drop":
+                verdicts[place] = (
+                    "personal_data",
+                    ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items())),
+                )
+    return records.from_rows(rows), verdicts
+
+
+def _suspects(batch: pa.RecordBatch, config: ScrubConfig) -> list[int]:
+    """Return the places of conversations in which a quick look finds anything suspicious."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from pipeline_lib.curation.personal_data.detect import suspicious
+
+    suspects: set[int] = set()
+    for column in LISTS:
+        lists = batch.column(column)
+        parents = pc.list_parent_indices(lists)
+        for name in FIELDS:
+            texts = pc.fill_null(lists.flatten().field(name), "")
+            suspects.update(parents.filter(suspicious(texts, config.kinds)).to_pylist())
+    for name in PLAIN:
+        plain = pc.fill_null(batch.column(name), "")
+        suspects.update(pa.array(range(batch.num_rows)).filter(suspicious(plain, config.kinds)).to_pylist())
+    return sorted(suspects)
+
+
+def _places(row: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield (dictionary, key) of every text of a conversation that may hold personal data, in order."""
+    for column in LISTS:
+        for message in row[column] or ():
+            yield from ((message, name) for name in FIELDS if message[name])
+    yield from ((row, name) for name in PLAIN if row[name])
+
+
+def _texts(row: dict[str, Any]) -> list[str]:
+    return [
+        text for holder, name in _places(row) for text in texts_in(holder[name], json=name in JSON_FIELDS)
+    ]
+
+
+def _put(row: dict[str, Any], texts: list[str]) -> None:
+    clean = iter(texts)
+    for holder, name in _places(row):
+        holder[name] = with_texts(holder[name], clean, json=name in JSON_FIELDS)
