@@ -1,0 +1,1 @@
+"""From conversations to a trained model: initialize, tokenize, train, merge."""

@@ -1,0 +1,113 @@
+"""Base model: what training starts from, brought into the store by content.
+
+A name is, in this order: ``bundled/NAME`` (comes with the project), a local directory, a hub id.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from pipeline_lib.core.config import StageConfig
+from pipeline_lib.core.errors import DataError, ServiceError
+from pipeline_lib.core.outside import FileDigests
+from pipeline_lib.core.output import Output
+from pipeline_lib.core.stage import stage
+from pipeline_lib.kinds import Model
+from pipeline_lib.settings import home
+
+BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+
+
+class BaseModelConfig(StageConfig):
+    """Which base model, and at which revision."""
+
+    source: str = Field(description="`bundled/NAME`, a local directory, or a hub id such as `Qwen/Qwen2.5-0.5B`.")
+    revision: str = Field(default="main", description="Commit, tag or branch of a hub model; a commit pins it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+
+def local_directory(config: BaseModelConfig) -> Path | None:
+    """Return the directory of a bundled or local model, or None for a hub id; DataError where it is missing."""
+    if config.source.startswith("bundled/"):
+        directory = BUNDLED / config.source.removeprefix("bundled/")
+        if not directory.is_dir():
+            known = ", ".join(sorted(f"bundled/{p.name}" for p in BUNDLED.glob("*/"))) or "none"
+            raise DataError(f"base_model: {config.source} does not come with the project (there is: {known})")
+        return directory
+    directory = Path(config.source).expanduser()
+    if directory.is_dir():
+        if not (directory / "config.json").exists():
+            raise DataError(f"base_model: {directory} holds no config.json; name a directory that save_pretrained wrote")
+        return directory
+    if directory.is_absolute() or config.source.startswith(".") or config.source.count("/") != 1:
+        raise DataError(f"base_model: {config.source} is neither a directory nor a hub id (owner/name); check the path")
+    return None
+
+
+def base_model_digest(config: BaseModelConfig) -> dict[str, str]:
+    """Return the identity of the base model: the hash of its files, or the hub's commit."""
+    directory = local_directory(config)
+    if directory is None:
+        return {"model": f"{config.source}@{hub_commit(config)}"}
+    files = sorted(path for pattern in WANTED for path in directory.glob(pattern))
+    return {"model": FileDigests(home() / "memo.json").of_all(files, directory)}
+
+
+def hub_commit(config: BaseModelConfig) -> str:
+    """Return the commit behind a revision: itself, the local hub cache's, or the hub's answer."""
+    if COMMIT.fullmatch(config.revision):
+        return config.revision
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cached = Path(HF_HUB_CACHE) / f"models--{config.source.replace('/', '--')}" / "refs" / config.revision
+    if cached.exists():
+        return cached.read_text(encoding="utf-8").strip()
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().model_info(config.source, revision=config.revision, timeout=10).sha)
+    except Exception as error:  # the HTTP library below the hub's, and so its errors, differ by version
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise ServiceError(
+            f"base_model: {config.source} is no local directory and the hub does not give it ({reason}); "
+            "check the name, the network and HF_TOKEN, or pin base_model.revision to a commit"
+        ) from error
+
+
+@stage(produces=Model, version=1, outside=base_model_digest)
+def base_model(out: Output, config: BaseModelConfig) -> None:
+    """The base model's files, as the store's own."""
+    directory = local_directory(config)
+    if directory is None:
+        _link_snapshot(config, out.path)
+    else:
+        for path in sorted(path for pattern in WANTED for path in directory.glob(pattern)):
+            shutil.copyfile(path, out.path / path.name)
+    out.stats = {"files": len(list(out.path.iterdir())), "bytes": sum(p.stat().st_size for p in out.path.iterdir())}
+
+
+def _link_snapshot(config: BaseModelConfig, destination: Path) -> None:
+    """Link the hub cache's files: content-addressed there, so copying gigabytes would gain nothing."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot = Path(snapshot_download(config.source, revision=hub_commit(config), allow_patterns=list(WANTED)))
+    except Exception as error:  # as above
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise ServiceError(
+            f"base_model: {config.source} could not be downloaded ({reason}); check the network and HF_TOKEN"
+        ) from error
+    for path in sorted(snapshot.iterdir()):
+        if path.is_file():
+            (destination / path.name).symlink_to(path.resolve())
