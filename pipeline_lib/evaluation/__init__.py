@@ -1,0 +1,1 @@
+"""From a model to a verdict: generate, score, compare, gate."""

@@ -1,0 +1,112 @@
+"""Evaluate: what a model says to the test split's prompts, and how likely it finds the reference answers.
+
+The reference is a conversation's last assistant turn, the prompt what stands before it, rendered as in
+training. Models run in a child process (``worker.py``); text is scored here. ``answers.parquet`` has a row
+for every conversation that was measured, ``excluded.parquet`` one with the reason for every other,
+``scores.json`` the corpus scores with their intervals, ``logs/speed.json`` what it took.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline_lib.core.config import StageConfig
+from pipeline_lib.core.errors import DataError
+from pipeline_lib.core.output import Output
+from pipeline_lib.core.stage import stage
+from pipeline_lib.kinds import Dataset, Evaluation, Model
+
+IN_STATS = ("perplexity", "rougeL", "bleu", "chrf", "exact_match", "stopped")
+
+
+class EvaluateConfig(StageConfig):
+    """How models are measured."""
+
+    max_conversations: int | None = Field(
+        default=500,
+        ge=1,
+        description="Test conversations that are answered, the same for every model; none answers all. "
+        "Perplexity is always about all.",
+    )
+    max_new_tokens: int = Field(default=128, ge=1, description="Longest answer, in tokens.")
+    temperature: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="Temperature of the sampling; 0 always takes the likeliest token.",
+    )
+    learn: Literal["every_turn", "last_turn"] = Field(
+        default="every_turn", description="Which assistant turns perplexity is about; as tokenize.learn."
+    )
+    template: Literal["markers"] | None = Field(
+        default=None,
+        description="Named chat template in place of the tokenizer's own; one without gets markers.",
+    )
+    precision: Literal["bf16", "fp16", "fp32"] = Field(
+        default="bf16",
+        description="Number format of weights and computation; likelihoods are summed in fp32 or better.",
+    )
+    seed: int = Field(default=42, ge=0, description="Seed of the sampling, where the temperature is not 0.")
+
+
+@stage(produces=Evaluation, version=1)
+def evaluate(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model) -> None:
+    """Answers, likelihoods and scores of the model on the test split, or why a row was not measured."""
+    from pipeline_lib.evaluation import tables
+
+    test = tables.read_test(dataset)
+    if not test.num_rows:
+        raise DataError("evaluate: the test split is empty; raise split.test or add data")
+    parts = _measure(out, config, dataset, model)
+    answers, excluded = tables.answers(test, parts), tables.excluded(test, parts)
+    tables.write(out.path, answers, excluded)
+    reasons = tables.reasons(excluded)
+    if not answers.num_rows:
+        raise DataError(
+            f"evaluate: none of {test.num_rows} test conversations can be measured ({reasons}); "
+            "look at the test split, or take a model with more positions"
+        )
+    scores = tables.scores(answers)
+    table = {
+        "count": answers.num_rows,
+        "answered": tables.answered(answers),
+        "scores": scores,
+        "signatures": tables.signatures(),
+        "excluded": reasons,
+    }
+    _write_json(out.path / "scores.json", table)
+    _write_json(out.path / "logs" / "speed.json", [part["speed"] for part in parts])
+    out.stats = {
+        "read": test.num_rows,
+        "kept": answers.num_rows,
+        "dropped": excluded.num_rows,
+        "reasons": reasons,
+        "answered": table["answered"],
+        "cut": sum(part["cut"] for part in parts),
+        **{name: scores[name]["value"] for name in IN_STATS if name in scores},
+    }
+
+
+def _measure(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model) -> list[dict[str, Any]]:
+    from pipeline_lib.launch import device, run_child
+
+    for stale in out.work.glob("part-*.json"):
+        stale.unlink()
+    spec = {
+        "config": config.model_dump(mode="json"),
+        "shards": [str(shard) for shard in dataset.shards("test")],
+        "model": str(model.path),
+        "work": str(out.work),
+        "device": device(),
+    }
+    run_child("pipeline_lib.evaluation.worker", spec, out.work, "evaluate")
+    return [json.loads(part.read_text(encoding="utf-8")) for part in sorted(out.work.glob("part-*.json"))]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

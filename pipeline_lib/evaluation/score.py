@@ -1,0 +1,128 @@
+"""How likely a model finds the reference answers: streamed negative log-likelihoods, the stuff of perplexity.
+
+Only hidden states at learnt positions reach the output layer, and only one batch's logits are ever there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline_lib.core.errors import DataError
+from pipeline_lib.evaluation.questions import ALL, Question, Share, packed
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+BATCH_ROWS = 64
+BATCH_TOKENS = 8_192
+"""Padded tokens in one forward pass."""
+LOGITS_AT_ONCE = 1 << 27
+"""Logits of one forward pass: half a gigabyte in fp32."""
+FLOAT_ROWS = 512
+"""Positions whose logits are held in fp32 at a time."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A question's summed negative log-likelihood (nats) and the number of tokens summed over."""
+
+    row: int
+    nll: float
+    tokens: int
+
+
+def negative_log_likelihoods(
+    model: PreTrainedModel, questions: Sequence[Question], pad: int, share: Share = ALL
+) -> Iterator[list[Likelihood]]:
+    """Yield the likelihoods of a share of the questions' batches, longest questions first.
+
+    Teacher forcing: each learnt token given all true tokens before it. A token at the very start has
+    nothing before it and is not counted. Raises DataError where a likelihood is not a finite number.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    most = max(1, LOGITS_AT_ONCE // vocabulary)
+    for batch in share.of(score_batches([len(question.ids) for question in questions])):
+        yield _score([questions[place] for place in batch], model, pad, most)
+
+
+def score_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield places in batches whose padded tokens fit in one forward pass."""
+    return packed(lengths, BATCH_ROWS, lambda rows, longest: rows * longest <= BATCH_TOKENS)
+
+
+def _score(questions: Sequence[Question], model: PreTrainedModel, pad: int, most: int) -> list[Likelihood]:
+    import torch
+
+    ids, attention, learnt = _right_padded(questions, pad, model.device)
+    rows, columns = learnt[:, 1:].nonzero(as_tuple=True)
+    sums = torch.zeros(len(questions), dtype=torch.float64, device=model.device)
+    # One pass but for very long answers under a very large vocabulary: those pay with time, not with memory.
+    for some_rows, some_columns in zip(torch.split(rows, most), torch.split(columns, most), strict=True):
+        losses = _losses(model, ids, attention, some_rows, some_columns)
+        sums.index_add_(0, some_rows, losses.double())
+    counts = torch.bincount(rows, minlength=len(questions)).tolist()
+    if not torch.isfinite(sums).all():
+        raise DataError(
+            "evaluate: the model gives a likelihood that is no finite number; "
+            "its weights are damaged, or evaluate.precision is too coarse for it"
+        )
+    return [
+        Likelihood(q.row, nll, count) for q, nll, count in zip(questions, sums.tolist(), counts, strict=True)
+    ]
+
+
+def _right_padded(
+    questions: Sequence[Question], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids, attention and loss mask, each of shape (questions, longest)."""
+    import torch
+
+    longest = max(len(question.ids) for question in questions)
+    ids = [question.ids + [pad] * (longest - len(question.ids)) for question in questions]
+    attention = [[1] * len(question.ids) + [0] * (longest - len(question.ids)) for question in questions]
+    learnt = [question.mask + [False] * (longest - len(question.mask)) for question in questions]
+    return (
+        torch.tensor(ids, device=device),
+        torch.tensor(attention, device=device),
+        torch.tensor(learnt, device=device),
+    )
+
+
+def _losses(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    attention: torch.Tensor,
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+) -> torch.Tensor:
+    """The negative log-likelihood of the token after each (row, column), in fp32, shape (positions,)."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    with torch.inference_mode(), _only_at(model, rows, columns):
+        logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits[0]
+        labels = ids[rows, columns + 1]
+        parts = zip(torch.split(logits, FLOAT_ROWS), torch.split(labels, FLOAT_ROWS), strict=True)
+        return torch.cat([cross_entropy(some.float(), label, reduction="none") for some, label in parts])
+
+
+@contextmanager
+def _only_at(model: PreTrainedModel, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
+    """Let only the hidden states at (row, column) into the output layer, as one sequence.
+
+    A hook rather than a call of the layer: some models scale or cap their logits behind it.
+    """
+
+    def select(_: Any, hidden: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        return (hidden[0][rows, columns].unsqueeze(0),)
+
+    head: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,183 @@
+"""The evaluation's files: answers beside their references, what was not measured, and the score table.
+
+Scores are read off the answers table alone, so that `gate` and a report can score any of its rows again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline_lib.core.errors import DataError
+from pipeline_lib.evaluation import metrics, statistics
+from pipeline_lib.evaluation.statistics import Floats, Interval, Statistic
+from pipeline_lib.kinds import Dataset, Evaluation
+
+ANSWERS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("prompt", pa.string()),
+        ("reference", pa.string()),
+        ("answer", pa.string()),
+        ("stopped", pa.bool_()),
+        ("nll", pa.float64()),
+        ("tokens", pa.int64()),
+        ("answer_tokens", pa.int64()),
+    ]
+)
+EXCLUDED = pa.schema(
+    [("id", pa.string()), ("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
+PUBLISHED_AS = {"words": "answer_words"}
+"""Metrics whose name in the score table says more than their name among metrics of an answer."""
+SCORED = tuple(PUBLISHED_AS.get(name, name) for name in (*metrics.REFERENCED, *metrics.ALONE))
+
+
+def read_test(dataset: Dataset) -> pa.Table:
+    """Return the test split's id, source and messages, in order."""
+    columns = ["id", "source", "messages"]
+    shards = [pq.read_table(shard, columns=columns) for shard in dataset.shards("test")]
+    return pa.concat_tables(shards) if shards else pa.table({name: [] for name in columns})
+
+
+def answers(test: pa.Table, parts: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return every measured conversation with what came out for it, in the order of the test split."""
+    found = sorted((row for part in parts for row in part["rows"]), key=lambda row: row["row"])
+    asked = test.take([row["row"] for row in found]).to_pylist() if found else []
+    rows = [{**row, **_question(item)} for row, item in zip(found, asked, strict=True)]
+    return pa.Table.from_pylist(rows, ANSWERS)
+
+
+def _question(item: Mapping[str, Any]) -> dict[str, Any]:
+    messages = item["messages"]
+    last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+    before = [
+        {key: value for key, value in message.items() if value is not None} for message in messages[:last]
+    ]
+    return {
+        "id": item["id"],
+        "source": item["source"],
+        "prompt": json.dumps(before, ensure_ascii=False),
+        "reference": messages[last]["content"],
+    }
+
+
+def excluded(test: pa.Table, parts: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return every conversation that was not measured, with its reason."""
+    found = [item for part in parts for item in part["excluded"]]
+    names = test.select(["id", "source"]).take([item["row"] for item in found]).to_pylist() if found else []
+    return pa.Table.from_pylist([{**item, **name} for item, name in zip(found, names, strict=True)], EXCLUDED)
+
+
+def reasons(table: pa.Table) -> dict[str, int]:
+    """Return how many conversations each reason excludes."""
+    return dict(sorted(Counter(table["reason"].to_pylist()).items()))
+
+
+def write(directory: Path, answered_table: pa.Table, excluded_table: pa.Table) -> None:
+    """Write both tables; the bytes depend on the rows alone."""
+    pq.write_table(answered_table, directory / "answers.parquet", compression="zstd")
+    pq.write_table(excluded_table, directory / "excluded.parquet", compression="zstd")
+
+
+def answered(table: pa.Table) -> int:
+    """Return for how many conversations the model was asked."""
+    return sum(pc.is_valid(table["answer"]).to_pylist())
+
+
+def signatures() -> dict[str, str]:
+    """Return what exactly the metrics computed."""
+    return metrics.signatures()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What adds up to each score of a table's rows."""
+
+    rows: dict[str, Floats]
+    """Statistics by metric, shape (conversations that have it, columns)."""
+
+    @staticmethod
+    def statistic(metric: str) -> Statistic:
+        """The function from sums of the metric's statistics to its score."""
+        if metric == "perplexity":
+            return statistics.exponential_ratio
+        named = {PUBLISHED_AS.get(name, name): function for name, function in metrics.STATISTICS.items()}
+        return named.get(metric, statistics.ratio)
+
+    def interval(self, metric: str) -> Interval:
+        """The corpus score with its bootstrap interval."""
+        return statistics.bootstrap(self.rows[metric], self.statistic(metric))
+
+
+def measure(table: pa.Table) -> Measured:
+    """Return the statistics of perplexity (all rows) and of the answers' metrics (the rows that have one)."""
+    rows = {"perplexity": _likelihoods(table)}
+    said = table.filter(pc.is_valid(table["answer"]))
+    if said.num_rows:
+        rows |= _answer_statistics(said)
+        rows["stopped"] = _with_ones(said["stopped"].cast(pa.float64()))
+    return Measured({name: found for name, found in rows.items() if len(found)})
+
+
+def _likelihoods(table: pa.Table) -> Floats:
+    rows = statistics.likelihoods(table["nll"].to_numpy(), table["tokens"].to_numpy())
+    return rows[rows[:, 1] > 0]
+
+
+def _answer_statistics(said: pa.Table) -> dict[str, Floats]:
+    scored = metrics.score_answers(said["answer"].to_pylist(), said["reference"].to_pylist())
+    with_reference = metrics.REFERENCED if scored.referenced.any() else ()
+    return {
+        PUBLISHED_AS.get(name, name): scored.statistics(name) for name in (*with_reference, *metrics.ALONE)
+    }
+
+
+def _with_ones(values: pa.ChunkedArray) -> Floats:
+    return np.column_stack([values.to_numpy(), np.ones(len(values))])
+
+
+def scores(table: pa.Table) -> dict[str, dict[str, float]]:
+    """Return every score of the answers with its interval."""
+    measured = measure(table)
+    return {name: _bounds(measured.interval(name)) for name in measured.rows}
+
+
+def _bounds(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def paired(tuned: Evaluation, base: Evaluation) -> tuple[pa.Table, pa.Table]:
+    """Return the answers of both models on the conversations that both were measured on, in one order.
+
+    Raises DataError where there is none.
+    """
+    ours, theirs = (pq.read_table(one.file("answers.parquet")) for one in (tuned, base))
+    shared = set(ours["id"].to_pylist()) & set(theirs["id"].to_pylist())
+    if not shared:
+        raise DataError(
+            f"gate: {base.address} and {tuned.address} share no conversation; evaluate both on one test split"
+        )
+    first, second = (_of(table, shared) for table in (ours, theirs))
+    both = pc.and_(pc.is_valid(first["answer"]), pc.is_valid(second["answer"]))
+    return _answered_only(first, both), _answered_only(second, both)
+
+
+def _of(table: pa.Table, ids: set[str]) -> pa.Table:
+    return table.filter(pc.is_in(table["id"], pa.array(sorted(ids)))).sort_by("id")
+
+
+def _answered_only(table: pa.Table, both: Any) -> pa.Table:
+    """Take the answers away that only one of the models gave."""
+    answer = pc.if_else(both, table["answer"], pa.scalar(None, pa.string()))
+    return table.set_column(table.schema.get_field_index("answer"), "answer", answer)

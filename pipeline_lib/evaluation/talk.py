@@ -1,0 +1,156 @@
+"""Talk: one model in this process, answering message by message as it was trained to.
+
+Prompts come from `pipeline_lib.chat`, so the model is asked exactly as in training and scoring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from pipeline_lib.core.errors import DataError, StageError
+from pipeline_lib.launch import device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WAIT_SECONDS = 600.0
+UNFINISHED = "\ufffd"
+"""What a decoder writes for a character whose last bytes have not come yet."""
+
+
+@dataclass(frozen=True)
+class Talker:
+    """A loaded model with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def positions(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return int(getattr(self.model.config, "max_position_embeddings", 2048))
+
+    def answer(
+        self, messages: Sequence[Mapping[str, Any]], *, max_new_tokens: int, temperature: float
+    ) -> Iterator[str]:
+        """Yield the answer piece by piece; ``temperature`` 0 takes the likeliest token each time."""
+        from pipeline_lib.chat import prompt_ids
+
+        ids = prompt_ids(self.tokenizer, [messages])[0]
+        room = min(max_new_tokens, self.positions - len(ids))
+        if room < 1:
+            raise DataError(
+                f"{len(ids)} tokens so far, and the model takes {self.positions}; /reset begins anew"
+            )
+        yield from whole_characters(self.tokenizer, self._generate(ids, room, temperature))
+
+    def _generate(self, ids: list[int], room: int, temperature: float) -> Iterator[int]:
+        """Yield the generated ids up to the stop token, while a thread goes on generating."""
+        import torch
+        from transformers import GenerationConfig
+
+        from pipeline_lib.chat import stop_ids
+
+        stops = stop_ids(self.tokenizer)
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else (stops or [0])[0]
+        sampling = (
+            {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        )
+        how = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=room, eos_token_id=stops or None, pad_token_id=pad, **sampling
+        )
+        prompt = torch.tensor([ids], device=self.model.device)
+        stream = _Stream(len(ids))
+        thread = Thread(target=stream.fill, args=(self.model, prompt, how), daemon=True)
+        thread.start()
+        yield from (token for token in stream if token not in stops)
+        thread.join()
+
+
+class _Stream:
+    """Takes ids from ``generate`` in one thread and hands them out in another."""
+
+    def __init__(self, prompt: int) -> None:
+        from queue import Queue
+
+        self._queue: Queue[int | BaseException | None] = Queue()
+        self._skip = prompt
+        self._stopped = False
+
+    def fill(self, model: PreTrainedModel, prompt: Any, how: Any) -> None:
+        """Generate; what goes wrong is raised where the ids are read."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                model.generate(  # type: ignore[operator]
+                    prompt, attention_mask=torch.ones_like(prompt), generation_config=how, streamer=self
+                )
+        except BaseException as error:
+            self._queue.put(error)
+        self._queue.put(None)
+
+    def put(self, value: Any) -> None:
+        """Take the ids that ``generate`` has ready: first the prompt's, then one at a time."""
+        if self._stopped:
+            raise _NotWantedError
+        ids = value.flatten().tolist()
+        for token in ids[self._skip :]:
+            self._queue.put(token)
+        self._skip = max(0, self._skip - len(ids))
+
+    def end(self) -> None:
+        """Everything is generated; `fill` says so."""
+
+    def __iter__(self) -> Iterator[int]:
+        try:
+            while (item := self._queue.get(timeout=WAIT_SECONDS)) is not None:
+                if isinstance(item, BaseException):
+                    raise StageError(f"the model failed: {type(item).__name__}: {item}") from item
+                yield item
+        finally:
+            self._stopped = True
+
+
+class _NotWantedError(Exception):
+    """Nobody reads the answer any more."""
+
+
+def whole_characters(tokenizer: PreTrainedTokenizerBase, ids: Iterator[int]) -> Iterator[str]:
+    """Yield the text of ids as they come, never a part of a character."""
+    held: list[int] = []
+    shown = ""
+    for token in ids:
+        held.append(token)
+        text = str(tokenizer.decode(held, skip_special_tokens=True))
+        if not text.endswith(UNFINISHED) and len(text) > len(shown):
+            yield text[len(shown) :]
+            shown = text
+    rest = str(tokenizer.decode(held, skip_special_tokens=True))[len(shown) :] if held else ""
+    if rest:
+        yield rest
+
+
+def load(path: Path) -> Talker:
+    """Return the model and tokenizer in a Model artifact's directory; DataError where they do not load."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    where = torch.device(device())
+    dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: holds no model that loads ({str(error).splitlines()[0][:160]}); "
+            "name a Model artifact, such as merge's"
+        ) from error
+    return Talker(model.to(where).eval(), tokenizer)  # type: ignore[arg-type]

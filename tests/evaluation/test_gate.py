@@ -1,0 +1,151 @@
+"""The gate opens and closes for the reasons that its rules name."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline_lib.core.errors import DataError
+from pipeline_lib.core.store import Store
+from pipeline_lib.evaluation import tables
+from pipeline_lib.evaluation.gate import GateConfig, gate
+from pipeline_lib.kinds import Evaluation
+
+REFERENCE = "Return the number of items in a container."
+
+
+def evaluation(
+    directory: Path,
+    per_token: float,
+    *,
+    answer: str = REFERENCE,
+    stopped: float = 1.0,
+    rows: int = 60,
+    prefix: str = "c",
+    spread: float = 0.3,
+) -> Evaluation:
+    """An evaluation of conversations whose negative log-likelihood per token varies around ``per_token``."""
+    noise = np.random.default_rng(7).normal(0, spread, rows)
+    made = [
+        {
+            "id": f"{prefix}{i:03d}",
+            "source": "made",
+            "prompt": "[]",
+            "reference": REFERENCE,
+            "answer": answer,
+            "stopped": i < stopped * rows,
+            "nll": float((per_token + noise[i]) * 10),
+            "tokens": 10,
+            "answer_tokens": 8,
+        }
+        for i in range(rows)
+    ]
+    directory.mkdir()
+    table = pa.Table.from_pylist(made, tables.ANSWERS)
+    tables.write(directory, table, pa.Table.from_pylist([], tables.EXCLUDED))
+    (directory / "scores.json").write_text(json.dumps({"scores": tables.scores(table)}))
+    return Evaluation(directory, f"digest of {directory.name}")
+
+
+def verdict(tmp_path: Path, base: Evaluation, tuned: Evaluation, **config: Any) -> dict[str, Any]:
+    return (
+        Store(tmp_path / "store").materialize(gate.recipe(GateConfig(**config), base, tuned)).artifact.read()
+    )
+
+
+def failed(found: dict[str, Any]) -> list[str]:
+    return [rule["rule"] for rule in found["rules"] if not rule["passed"]]
+
+
+def test_a_better_model_that_stops_opens_the_gate(tmp_path: Path) -> None:
+    found = verdict(tmp_path, evaluation(tmp_path / "b", 4.0), evaluation(tmp_path / "t", 3.0))
+    assert found["open"]
+    assert [rule["rule"] for rule in found["rules"]] == ["beats_base", "stops_by_itself"]
+    both = found["comparison"]["perplexity"]
+    assert math.log(both["base"] / both["tuned"]) == pytest.approx(1.0, abs=1e-9)
+    assert both["difference"]["high"] < 0
+    assert both["difference"]["p_value"] < 0.05
+    assert set(found["comparison"]) == {
+        "perplexity",
+        "rouge1",
+        "rouge2",
+        "rougeL",
+        "bleu",
+        "chrf",
+        "exact_match",
+        "token_f1",
+        "stopped",
+    }
+
+
+def test_the_same_model_does_not_beat_itself(tmp_path: Path) -> None:
+    found = verdict(tmp_path, evaluation(tmp_path / "b", 3.0), evaluation(tmp_path / "t", 3.0))
+    assert not found["open"]
+    assert failed(found) == ["beats_base"]
+
+
+def test_a_worse_model_closes_the_gate_though_the_difference_is_sure(tmp_path: Path) -> None:
+    found = verdict(tmp_path, evaluation(tmp_path / "b", 3.0), evaluation(tmp_path / "t", 3.5))
+    assert found["comparison"]["perplexity"]["difference"]["p_value"] < 0.05
+    assert failed(found) == ["beats_base"]
+
+
+def test_three_conversations_prove_nothing(tmp_path: Path) -> None:
+    found = verdict(
+        tmp_path, evaluation(tmp_path / "b", 4.0, rows=3), evaluation(tmp_path / "t", 2.0, rows=3)
+    )
+    assert failed(found) == ["beats_base"]
+
+
+def test_a_model_that_does_not_stop_closes_the_gate(tmp_path: Path) -> None:
+    found = verdict(tmp_path, evaluation(tmp_path / "b", 4.0), evaluation(tmp_path / "t", 3.0, stopped=0.9))
+    assert failed(found) == ["stops_by_itself"]
+    rule = found["rules"][-1]
+    assert rule["low"] < 0.9 < rule["high"]
+    assert rule["value"] == pytest.approx(0.9)
+    assert rule["threshold"] == 0.95
+    assert "90.0%" in rule["reason"]
+
+
+def test_rules_apply_where_they_have_a_threshold(tmp_path: Path) -> None:
+    base, tuned = evaluation(tmp_path / "b", 4.0, answer="the number"), evaluation(tmp_path / "t", 3.0)
+    strict = verdict(
+        tmp_path, base, tuned, max_p_value=None, min_stopped=None, min_rouge_ratio=2.0, max_perplexity=5.0
+    )
+    assert {rule["rule"]: rule["passed"] for rule in strict["rules"]} == {
+        "gains_rouge": True,
+        "low_perplexity": False,
+    }
+    assert verdict(tmp_path, base, tuned, max_p_value=None, min_stopped=None) == {
+        "open": True,
+        "rules": [],
+        "comparison": strict["comparison"],
+    }
+
+
+def test_a_base_model_without_a_word_in_common_does_not_break_the_ratio(tmp_path: Path) -> None:
+    found = verdict(
+        tmp_path,
+        evaluation(tmp_path / "b", 4.0, answer=""),
+        evaluation(tmp_path / "t", 3.0),
+        min_rouge_ratio=2.0,
+    )
+    assert found["open"]
+    assert found["rules"][-1]["value"] is None
+
+
+def test_only_conversations_that_both_were_measured_on_are_compared(tmp_path: Path) -> None:
+    base, tuned = evaluation(tmp_path / "b", 4.0, rows=60), evaluation(tmp_path / "t", 3.0, rows=40)
+    artifact = Store(tmp_path / "store").materialize(gate.recipe(GateConfig(), base, tuned)).artifact
+    assert artifact.manifest.stats["conversations"] == 40
+
+
+def test_models_without_a_common_conversation_cannot_be_compared(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="share no conversation"):
+        verdict(tmp_path, evaluation(tmp_path / "b", 4.0), evaluation(tmp_path / "t", 3.0, prefix="other"))
