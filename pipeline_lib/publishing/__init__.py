@@ -1,0 +1,1 @@
+"""From a verdict to a registered version: report, model card, register."""

@@ -1,0 +1,112 @@
+"""The model in MLflow: its weights with everything needed to answer, or a reference to the store.
+
+By value it is MLflow's ``transformers`` flavour: a chat model answers OpenAI-style messages through
+``mlflow.pyfunc``, one without a chat template continues texts. By reference MLflow holds where the
+weights are and their digest; `finetune chat` and vLLM take the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline_lib.kinds import Model
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate", "safetensors", "jinja2")
+EXAMPLE_TOKENS = 64
+CHAT_TASK = "llm/v1/chat"
+TEXT_TASK = "text-generation"
+
+
+def size_mb(path: Path) -> float:
+    """Return the size of all files below ``path`` in MB (10^6 bytes)."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
+
+
+def requirements() -> list[str]:
+    """Return the packages that the logged model needs, at the versions that it was made with."""
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
+
+
+def log_weights(run_id: str, model: Model, card: str, prompt: Sequence[dict[str, str]]) -> str:
+    """Log the model with its weights into the run and return its URI (``models:/m-…``)."""
+    import mlflow.transformers
+    from huggingface_hub import ModelCard
+
+    with _transformers_quiet(), mlflow.start_run(run_id=run_id):
+        weights, tokenizer = _load(model)
+        logged = mlflow.transformers.log_model(
+            {"model": weights, "tokenizer": tokenizer},
+            name="model",
+            pip_requirements=requirements(),
+            model_card=ModelCard(card),
+            metadata={"digest": model.digest, "fingerprint": model.fingerprint},
+            **_interface(tokenizer, prompt),
+        )
+    return str(logged.model_uri)
+
+
+def _load(model: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    weights = AutoModelForCausalLM.from_pretrained(model.path, dtype="auto")
+    # Three parts make no hub id: MLflow would ask the hub about any name that could be one.
+    weights.name_or_path = f"store/{model.address}"
+    return weights, AutoTokenizer.from_pretrained(model.path)
+
+
+@contextmanager
+def _transformers_quiet() -> Iterator[None]:
+    from transformers.utils import logging
+
+    # Untyped in transformers, hence the one untyped name for all of them.
+    talk: Any = logging
+    verbosity = talk.get_verbosity()
+    talk.set_verbosity_error()
+    talk.disable_progress_bar()
+    try:
+        yield
+    finally:
+        talk.enable_progress_bar()
+        talk.set_verbosity(verbosity)
+
+
+def _interface(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Return task, signature and input example; the chat task brings its own signature."""
+    from mlflow.models import infer_signature
+
+    if tokenizer.chat_template:
+        return {"task": CHAT_TASK, "input_example": {"messages": list(prompt), "max_tokens": EXAMPLE_TOKENS}}
+    text = prompt[-1]["content"]
+    params = {"max_new_tokens": EXAMPLE_TOKENS}
+    return {
+        "task": TEXT_TASK,
+        "signature": infer_signature(text, text, params),
+        "input_example": (text, params),
+    }
+
+
+def log_reference(client: MlflowClient, run_id: str, model: Model) -> str:
+    """Log where the weights stand and what they hash to, and return the URI of that record."""
+    import mlflow
+
+    tags = {"path": str(model.path.resolve()), "digest": model.digest, "fingerprint": model.fingerprint}
+    experiment: str = client.get_run(run_id).info.experiment_id
+    logged = mlflow.create_external_model(
+        name="model", source_run_id=run_id, tags=tags, model_type=TEXT_TASK, experiment_id=experiment
+    )
+    return f"models:/{logged.model_id}"
+
+
+def delete_logged(client: MlflowClient, run_id: str) -> None:
+    """Delete the models that a run which did not end had logged."""
+    experiment = client.get_run(run_id).info.experiment_id
+    for logged in client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'"):
+        client.delete_logged_model(logged.model_id)

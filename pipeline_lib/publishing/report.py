@@ -1,0 +1,182 @@
+"""Report: one page on what became of the data, how training went and what the model is worth.
+
+``report.html`` is self-contained (no script, no request to anywhere), ``report.md`` its short form. Both hold
+nothing that changes from run to run (times, hosts): the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from pipeline_lib.core.config import StageConfig
+from pipeline_lib.core.output import Output
+from pipeline_lib.core.stage import stage
+from pipeline_lib.kinds import Adapter, Dataset, Evaluation, Report, Tokens, Trained, Verdict
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+FATES = ("read", "dropped", "reasons")
+NO_FIGURES = dict.fromkeys(("metric", "value", "low", "high", "threshold", "reason"))
+VOLATILE = ("seconds", "tokens_per_second", "peak_memory_mb")
+
+
+class ReportConfig(StageConfig):
+    """What the report shows."""
+
+    title: str = Field(default="Fine-tuning report", min_length=1, description="Heading of the report.")
+    answers: int = Field(default=12, ge=0, le=200, description="Number of sample answers shown side by side.")
+
+
+@dataclass(frozen=True)
+class FunnelRow:
+    """What one stage made of the conversations that it read."""
+
+    stage: str
+    read: int
+    kept: int
+    dropped: int
+    share: float
+    """Kept, as a percentage of the most that any stage read."""
+    reasons: tuple[tuple[str, int, float], ...]
+    """Reason, count, and the count as a percentage of what was dropped; the most frequent first."""
+    parts: tuple[tuple[str, int], ...]
+    """Rows per split, where the stage made several."""
+
+
+@stage(produces=Report, version=1)
+def report(
+    out: Output,
+    config: ReportConfig,
+    curation: tuple[Dataset, ...],
+    tokens: Tokens,
+    training: Trained,
+    base_evaluation: Evaluation,
+    evaluation: Evaluation,
+    verdict: Verdict,
+) -> None:
+    """One page with funnel, curves, scores, answers, verdict and lineage, and its short form in Markdown."""
+    from pipeline_lib.publishing.answers import sample_answers
+    from pipeline_lib.publishing.lineage import lineage
+    from pipeline_lib.publishing.rendering import environment
+    from pipeline_lib.publishing.scores import score_rows
+
+    read = verdict.read()
+    scores = evaluation.scores()
+    page = {
+        "config": config,
+        "open": read["open"],
+        "rules": [NO_FIGURES | rule for rule in read["rules"]],
+        "scores": score_rows(base_evaluation.scores(), scores, read.get("comparison", {})),
+        "count": scores["count"],
+        "signatures": scores.get("signatures", {}),
+        "funnel": funnel(curation, tokens),
+        "training": training_facts(training),
+        "curves": _curves(training),
+        "lengths": _lengths(tokens, base_evaluation, evaluation),
+        "answers": sample_answers(evaluation, base_evaluation, config.answers),
+        "lineage": lineage((*curation, tokens, training, base_evaluation, evaluation, verdict)),
+    }
+    for name in ("report.html", "report.md"):
+        text = environment().get_template(f"{name}.j2").render(page)
+        (out.path / name).write_text(text, encoding="utf-8", errors="replace")
+    out.stats = {"open": read["open"], "answers": len(page["answers"])}
+
+
+def funnel(curation: Sequence[Dataset], tokens: Tokens) -> list[FunnelRow]:
+    """Return a row for every stage that counted conversations, in pipeline order."""
+    counted = list(_counts(curation, tokens))
+    most = max((stats["read"] for _, stats in counted), default=0)
+    return [_funnel_row(name, stats, most) for name, stats in counted]
+
+
+def _counts(curation: Sequence[Dataset], tokens: Tokens) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for dataset in curation:
+        if "read" in dataset.manifest.stats:
+            yield dataset.manifest.stage, dataset.manifest.stats
+    for part, stats in tokens.manifest.stats.items():
+        if isinstance(stats, Mapping) and "read" in stats:
+            yield f"{tokens.manifest.stage} {part}", stats
+
+
+def _funnel_row(name: str, stats: Mapping[str, Any], most: int) -> FunnelRow:
+    splits = tuple((k, stats[k]) for k in ("train", "validation", "test") if isinstance(stats.get(k), int))
+    kept = stats["kept"] if stats.get("kept") or not splits else sum(count for _, count in splits)
+    dropped = stats.get("dropped", 0)
+    reasons = sorted(stats.get("reasons", {}).items(), key=lambda item: (-item[1], item[0]))
+    return FunnelRow(
+        stage=name,
+        read=stats["read"],
+        kept=kept,
+        dropped=dropped,
+        share=100 * kept / most if most else 0.0,
+        reasons=tuple(
+            (reason, count, 100 * count / dropped if dropped else 0.0) for reason, count in reasons
+        ),
+        parts=splits,
+    )
+
+
+def training_facts(training: Trained) -> list[tuple[str, str]]:
+    """Return what the training counted as (name, figure) pairs, without what differs from run to run."""
+    from pipeline_lib.publishing.scores import figure
+
+    facts = []
+    for key, value in training.manifest.stats.items():
+        if key in VOLATILE or isinstance(value, bool | dict | list) or value is None:
+            continue
+        facts.append((key.replace("_", " "), figure(value) if isinstance(value, int | float) else str(value)))
+    return facts
+
+
+def _curves(training: Trained) -> list[Markup]:
+    from pipeline_lib.publishing.charts import Series, curves
+    from pipeline_lib.publishing.tracking import history
+
+    points = list(history(training))
+
+    def series(name: str, key: str) -> Series:
+        return Series(name, [(p["step"], float(p[key])) for p in points if p.get(key) is not None])
+
+    drawn = [
+        curves([series("train", "loss"), series("validation", "eval_loss")], "step", "Loss (nats per token)"),
+        curves([series("learning rate", "learning_rate")], "step", "Learning rate"),
+    ]
+    return [figure for figure in drawn if figure]
+
+
+def _lengths(tokens: Tokens, base: Evaluation, tuned: Evaluation) -> list[Markup]:
+    from pipeline_lib.publishing.answers import answer_lengths
+    from pipeline_lib.publishing.charts import histogram
+
+    words = [
+        ("reference", answer_lengths(tuned, "reference")),
+        ("base", answer_lengths(base, "answer")),
+        ("tuned", answer_lengths(tuned, "answer")),
+    ]
+    drawn = [
+        histogram(
+            [(part, token_lengths(tokens, part)) for part in ("train", "validation")],
+            "tokens",
+            "Conversations by length (%)",
+        ),
+        histogram(words, "words", "Answers on the test split by length (%)"),
+    ]
+    return [figure for figure in drawn if figure]
+
+
+def token_lengths(tokens: Tokens, part: str) -> list[int]:
+    """Return the number of tokens of every sequence in one part."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    lengths: list[int] = []
+    for shard in tokens.shards(part):
+        lengths += pc.list_value_length(
+            pq.read_table(shard, columns=["input_ids"]).column("input_ids")
+        ).to_pylist()
+    return lengths

@@ -1,0 +1,113 @@
+"""The score table: base and tuned model metric by metric, with intervals and the difference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TITLES = {
+    "perplexity": "Perplexity",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "exact_match": "Exact match",
+    "token_f1": "Token F1",
+    "stopped": "Stops by itself",
+    "answer_words": "Words per answer",
+    "repetition": "Repetition",
+}
+LOWER_IS_BETTER = ("perplexity", "repetition")
+NEUTRAL = ("answer_words",)
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One metric of the table; figures are texts, ready to be read."""
+
+    metric: str
+    title: str
+    direction: str
+    base: str
+    base_interval: str
+    tuned: str
+    tuned_interval: str
+    difference: str
+    difference_interval: str
+    p_value: str
+    outcome: str
+    """``better``, ``worse``, or empty where the difference's interval holds zero or neither is better."""
+
+
+def score_rows(
+    base: Mapping[str, Any] | None, tuned: Mapping[str, Any], comparison: Mapping[str, Any]
+) -> list[ScoreRow]:
+    """Return one row per metric of the tuned model's scores, known metrics first in their usual order."""
+    given = tuned["scores"]
+    order = [m for m in TITLES if m in given] + sorted(m for m in given if m not in TITLES)
+    others = base["scores"] if base else {}
+    return [
+        _row(m, others.get(m) or {}, given[m] or {}, (comparison.get(m) or {}).get("difference") or {})
+        for m in order
+    ]
+
+
+def _row(
+    metric: str, base: Mapping[str, Any], tuned: Mapping[str, Any], difference: Mapping[str, Any]
+) -> ScoreRow:
+    return ScoreRow(
+        metric=metric,
+        title=TITLES.get(metric, metric),
+        direction="" if metric in NEUTRAL else "lower" if metric in LOWER_IS_BETTER else "higher",
+        base=figure(base.get("value")),
+        base_interval=interval(base),
+        tuned=figure(tuned.get("value")),
+        tuned_interval=interval(tuned),
+        difference=signed(difference.get("value")),
+        difference_interval=interval(difference),
+        p_value=p_value(difference.get("p_value")),
+        outcome=_outcome(metric, difference),
+    )
+
+
+def _outcome(metric: str, difference: Mapping[str, Any]) -> str:
+    low, high = difference.get("low"), difference.get("high")
+    if low is None or high is None or low <= 0 <= high or metric in NEUTRAL:
+        return ""
+    return "better" if (high < 0) == (metric in LOWER_IS_BETTER) else "worse"
+
+
+def figure(value: float | str | None) -> str:
+    """Return a number with as many digits as help a reader: three decimals below 10, none from 1,000 on."""
+    if isinstance(value, str):
+        return value
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    if isinstance(value, int):
+        return f"{value:,}"
+    size = abs(value)
+    digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """Return a difference with its sign."""
+    text = figure(value)
+    return f"+{text}" if value is not None and value > 0 and text != ABSENT else text
+
+
+def interval(score: Mapping[str, Any]) -> str:
+    """Return ``low … high``; empty where the score has no interval."""
+    if score.get("low") is None or score.get("high") is None:
+        return ""
+    return f"{figure(score['low'])} … {figure(score['high'])}"
+
+
+def p_value(value: float | None) -> str:
+    """Return a p-value to three digits."""
+    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
