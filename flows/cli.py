@@ -1,0 +1,358 @@
+"""The ``finetune`` command: one function for each command, and each of them calls what does the work.
+
+Results go to stdout, everything else to stderr. What a command needs is imported inside it: a pipeline that
+is up to date starts neither Prefect nor torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.failures import one_line
+from flows.options import Config, Force, Json, Only, Overrides, Reason, Start, Until, print_json, print_lines
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Raw text to a registered model. CONFIG is a YAML file such as conf/quickstart.yaml.",
+)
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    app(prog_name="finetune")
+
+
+def _selection(only: str | None, start: str | None, until: str | None, force: list[str] | None) -> Any:
+    from pipeline_lib.core.plan import Selection
+
+    return Selection(only, start, until, frozenset(force or ()))
+
+
+@app.command()
+@one_line
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    only: Only = None,
+    start: Start = None,
+    until: Until = None,
+    force: Force = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="Leave a run in MLflow even where nothing is built.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Build what is not there yet, from raw text to a registered model."""
+    from flows.call import call_of
+    from flows.run import closing_lines, log_outcome, run
+    from flows.screen import Screen
+
+    call = call_of(config, overrides or [], _selection(only, start, until, force))
+    with Screen(lines=not as_json) as screen:
+        outcome = run(call, screen)
+        logged = log_outcome(call, outcome) if log else None
+        for line in ["", *closing_lines(outcome, config, overrides or [], logged)]:
+            screen.say(line)
+        for reason in outcome.closed:
+            screen.mention(f"gate closed: {reason}")
+    if as_json:
+        print_json(outcome.as_json() | {"mlflow_run": logged})
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+@one_line
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    only: Only = None,
+    start: Start = None,
+    until: Until = None,
+    force: Force = None,
+    as_json: Json = False,
+) -> None:
+    """Say what would run and why, without running it."""
+    from flows.call import call_of, look, plan_json
+    from flows.lines import plan_lines
+
+    outlook = look(call_of(config, overrides or [], _selection(only, start, until, force)))
+    if as_json:
+        print_json(plan_json(outlook))
+    else:
+        print_lines(plan_lines(outlook.asked))
+    outlook.require_inputs()
+    raise typer.Exit(1 if outlook.broken else 0)
+
+
+@app.command()
+@one_line
+def artifacts(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """List every stage's artifact: fingerprint, digest, path, stats."""
+    from flows.call import account, call_of, look
+    from flows.lines import artifact_lines
+
+    call = call_of(config, overrides or [])
+    outlook = look(call)
+    if as_json:
+        print_json(account(outlook, call.store))
+    else:
+        print_lines(artifact_lines(outlook.steps, call.store.root))
+
+
+@app.command(name="config")
+@one_line
+def show_config(
+    config: Config,
+    overrides: Overrides = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Every field with its type, default and meaning.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the config in full, with defaults."""
+    from flows import settled
+
+    typer.echo(
+        settled.explained(config, overrides or [], as_json=as_json)
+        if explain
+        else settled.in_full(config, overrides or [], as_json=as_json)
+    )
+
+
+@app.command()
+@one_line
+def show(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="STAGE|PATH", help="A stage, or an artifact's directory.", show_default=False),
+    ] = "",
+    config: Annotated[
+        Path | None, typer.Argument(help="Whose stage; without it the latest run's.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="Show what was dropped, with the reasons.")
+    ] = False,
+    part: Annotated[
+        str | None, typer.Option("--part", help="kept, train, validation, test or dropped.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=0, help="Conversations to show.")] = 3,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            "--trace",
+            metavar="ID",
+            help="Follow one conversation through every stage; then no STAGE is needed.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show one artifact, or one conversation on its way."""
+    from flows import show as view
+
+    if trace:
+        config = config or (Path(what) if what.endswith((".yaml", ".yml")) else None)
+        if as_json:
+            return print_json(view.trace_json(trace, config, overrides or []))
+        return print_lines(view.trace_lines(trace, config, overrides or []))
+    if not what:
+        raise typer.BadParameter("name a stage or an artifact's directory, or --trace ID")
+    artifact = view.find(what, config, overrides or [])
+    if as_json:
+        return print_json(view.as_json(artifact, "dropped" if dropped else part, n))
+    print_lines(view.lines_of(artifact, "dropped" if dropped else part, n))
+
+
+@app.command()
+@one_line
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, which devices and servers there are, and what to do about what is not."""
+    from flows import doctor as practice
+
+    findings = practice.examine()
+    if as_json:
+        print_json(practice.as_json(findings))
+    else:
+        print_lines(practice.lines_of(findings))
+    raise typer.Exit(1 if practice.is_ill(findings) else 0)
+
+
+@app.command()
+@one_line
+def models(
+    name: Annotated[
+        str | None, typer.Argument(help="One registered model; without it all.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List registered versions with their aliases and verdicts."""
+    from flows import versions
+
+    rows = versions.known(name)
+    if as_json:
+        print_json(versions.as_json(rows))
+    else:
+        print_lines(versions.lines_of(rows))
+
+
+@app.command()
+@one_line
+def promote(
+    name: Annotated[str, typer.Argument(help="Registered model.")],
+    version: Annotated[int, typer.Argument(help="Its version.")],
+    reason: Reason,
+    as_json: Json = False,
+) -> None:
+    """Make a version the champion."""
+    from flows import versions
+    from tasks.registry import promote
+
+    row = promote(name, version, reason)
+    if as_json:
+        print_json(versions.as_json([row])[0])
+    else:
+        print_lines(versions.lines_of([row]))
+
+
+@app.command()
+@one_line
+def rollback(
+    name: Annotated[str, typer.Argument(help="Registered model.")],
+    reason: Reason,
+    version: Annotated[
+        int | None, typer.Option("--version", help="An earlier champion; without it the one before.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Give the champion's place back to an earlier champion."""
+    from flows import versions
+    from tasks.registry import rollback
+
+    row = rollback(name, version, reason)
+    if as_json:
+        print_json(versions.as_json([row])[0])
+    else:
+        print_lines(versions.lines_of([row]))
+
+
+@app.command()
+@one_line
+def chat(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A model's directory, NAME or NAME@alias, or a CONFIG; without it the latest run's.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    ask: Annotated[
+        str | None,
+        typer.Option("--ask", metavar="QUESTION", help="One question; stdout gets the answer alone."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, max=5.0, help="0 takes the likeliest token each time.")
+    ] = 0.0,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
+    ] = 512,
+    system: Annotated[str | None, typer.Option("--system", help="System message to begin with.")] = None,
+) -> None:
+    """Talk to a model."""
+    from flows import chat as talking
+
+    path = talking.find_model(model, overrides or [])
+    conversation = talking.open_conversation(
+        path, max_new_tokens=max_new_tokens, temperature=temperature, system=system
+    )
+    if ask is not None:
+        talking.ask_once(conversation, ask)
+    else:
+        talking.talk(conversation, str(path))
+
+
+@app.command()
+@one_line
+def prune(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")
+    ] = False,
+    keep_runs: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-runs", min=0, metavar="N", help="Forget all but the newest N runs of each pipeline first."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove what no run and no registered model refers to."""
+    from flows import upkeep
+    from flows.call import open_store
+    from tasks.registry import registered_paths
+
+    pruned = upkeep.prune(open_store(), registered_paths(), keep_runs=keep_runs, dry_run=dry_run)
+    if as_json:
+        print_json(pruned.as_json())
+    else:
+        print_lines(pruned.lines(dry_run=dry_run))
+
+
+@app.command()
+@one_line
+def estimate(
+    config: Config,
+    overrides: Overrides = None,
+    conversations: Annotated[
+        int, typer.Option("--conversations", min=1, help="How many conversations there are to learn from.")
+    ] = 10_000,
+    memory: Annotated[
+        float, typer.Option("--memory", min=1, help="Memory of the GPU at hand, in GB.")
+    ] = 24.0,
+    as_json: Json = False,
+) -> None:
+    """Say what a training needs in memory, time and disk, by method, and which method to choose."""
+    from dataclasses import asdict
+
+    from flows.forecast import lines_of
+    from pipeline_lib.config import load
+    from tasks.forecast import forecast
+
+    found = forecast(load(config, overrides or []), conversations, memory)
+    if as_json:
+        print_json({"estimates": [one.record() for one in found.estimates], "advice": asdict(found.advice)})
+    else:
+        print_lines(lines_of(found, conversations, memory))
+
+
+@app.command()
+@one_line
+def verify(
+    stage: Annotated[
+        str | None, typer.Argument(help="One stage's artifacts; without it all.", show_default=False)
+    ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Put damaged artifacts out of the way; the next run builds them again."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Hash artifacts again and report damage."""
+    from flows import upkeep
+    from flows.call import open_store
+    from flows.screen import Screen
+    from pipeline_lib.core.progress import listening
+
+    with Screen() as screen, listening(screen):
+        checked = upkeep.verify(open_store(), stage, repair=repair)
+    if as_json:
+        print_json(checked.as_json())
+    else:
+        print_lines(checked.lines())
+    raise typer.Exit(1 if checked.damaged else 0)

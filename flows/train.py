@@ -1,0 +1,28 @@
+"""Train: from conversations and a base model to a model of our own."""
+
+from typing import NamedTuple
+
+from pipeline_lib.config import PipelineConfig
+from pipeline_lib.kinds import Dataset, Model, Tokens, Trained
+from tasks.training import base_model, initialize, merge, tokenize
+from tasks.training import train as train_model
+from tasks.wrap import flow
+
+
+class Training(NamedTuple):
+    """What training started from and what it left."""
+
+    base: Model
+    tokens: Tokens
+    trained: Trained
+    model: Model
+
+
+@flow
+def train(config: PipelineConfig, dataset: Dataset) -> Training:
+    """The base model learns the assistant's turns; what it learnt is folded into it."""
+    base = base_model(config.base_model) if config.base_model else initialize(config.initialize, dataset)
+    tokens = tokenize(config.tokenize, dataset, base)
+    trained = train_model(config.train, tokens, base)
+    model = merge(config.merge, trained, base)
+    return Training(base, tokens, trained, model)

@@ -1,0 +1,63 @@
+"""The model registry for the command: versions and aliases, and a run logged though nothing was built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline_lib.core.artifact import Artifact
+from pipeline_lib.publishing.connection import SQLITE, connected, tracking_uri, without_credentials
+from pipeline_lib.publishing.registry import VersionRow, promote, rollback, versions
+
+__all__ = [
+    "VersionRow",
+    "find_version",
+    "log_run",
+    "promote",
+    "registered_paths",
+    "registry_exists",
+    "rollback",
+    "versions",
+    "without_credentials",
+]
+
+
+def registry_exists() -> bool:
+    """Return whether there may be registered models: a server is named, or the database is there."""
+    uri = tracking_uri()
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
+
+
+def registered_paths() -> list[Path]:
+    """Return the directories of all registered models in the store."""
+    return [Path(row.path) for row in versions() if row.path] if registry_exists() else []
+
+
+def find_version(name: str, alias: str | None) -> VersionRow:
+    """Return the version of a model with ``alias``, or its champion, else its candidate, else its newest."""
+    from pipeline_lib.core.errors import ConfigError
+
+    rows = versions(name)
+    for wanted in [alias] if alias else ["champion", "candidate"]:
+        for row in rows:
+            if wanted in row.aliases or wanted == str(row.version):
+                return row
+    if alias or not rows:
+        known = sorted({known for row in rows for known in row.aliases})
+        raise ConfigError(
+            f"{name} has no version {alias or ''!r}; it has {', '.join(known) or 'no aliases'} "
+            f"and versions {', '.join(str(row.version) for row in rows) or 'none'}"
+        )
+    return rows[0]
+
+
+def log_run(artifacts: Mapping[str, Artifact], experiment: str, name: str) -> str:
+    """Write a finished run about the artifacts to MLflow, and return its id."""
+    from pipeline_lib.publishing import tracking
+
+    with connected() as client:
+        run_id = tracking.log_run(
+            client, tracking.contents_of(artifacts), experiment=experiment, name=name, tags={"kind": "run"}
+        )
+        tracking.end_run(client, run_id)
+    return run_id

@@ -1,0 +1,163 @@
+"""A stage wrapped for Prefect, in one place.
+
+`as_task` makes a task of a stage; `flow` marks a function that reads as the process. A task hands its recipe to
+the runner in charge: a planner (no Prefect), or `PrefectRunner`, which materializes it as a Prefect task run
+whose state says ``Built`` or ``Cached``. Prefect caches nothing: the store does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from pipeline_lib.core.artifact import Artifact
+from pipeline_lib.core.errors import ConfigError, DataError, StoreError
+from pipeline_lib.core.plan import Done, Step, Use, code_notice, current_runner, running
+from pipeline_lib.core.stage import Recipe, Stage
+from pipeline_lib.core.store import Materialized, Store
+from pipeline_lib.settings import home
+
+P = ParamSpec("P")
+A = TypeVar("A", bound=Artifact)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Task(Generic[P, A]):
+    """A stage under the name of one use of it, called with a config and artifacts."""
+
+    stage: Stage[P, A]
+    use: Use
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
+        """Return the artifact, found or built by the runner in charge."""
+        return current_runner().step(self.use, self.stage.recipe(*args, **kwargs))
+
+
+def as_task(
+    stage: Stage[P, A], *, name: str | None = None, retries: int = 0, retry_delay_seconds: float = 1.0,
+    timeout_seconds: float | None = None, tags: tuple[str, ...] = (),
+) -> Task[P, A]:
+    """Return ``stage`` as a task, under its own name or that of one use of it."""
+    return Task(stage, Use(name or stage.name, retries, retry_delay_seconds, timeout_seconds, tags))
+
+
+@dataclass
+class PrefectRunner:
+    """Materializes each stage as a Prefect task run."""
+
+    store: Store
+    names: Sequence[str]
+    """Every stage of the process, in order."""
+    wanted: Sequence[str]
+    """Those of them that may be built."""
+    force: frozenset[str] = frozenset()
+    tell: Callable[[Step], None] = lambda step: None
+    """Called after every stage."""
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+
+    def step(self, use: Use, recipe: Recipe[A]) -> A:
+        """Return the artifact of ``recipe``, found or built; raises what the stage raised."""
+        if self.names.index(use.name) > self.names.index(self.wanted[-1]):
+            raise Done
+        if use.name not in self.wanted:
+            return self._there(use, recipe)
+        done = self._materialize(use, recipe)
+        self.artifacts[use.name] = done.artifact
+        status = "built" if done.built else "cached"
+        notice = "" if done.built else code_notice(recipe, done.artifact)
+        self.tell(Step(use.name, recipe.stage.name, status, artifact=done.artifact, notice=notice, seconds=done.seconds))
+        return done.artifact
+
+    def _there(self, use: Use, recipe: Recipe[A]) -> A:
+        found = self.store.find(recipe)
+        if found is None:
+            raise ConfigError(f"{self.wanted[0]} needs the artifact of {use.name}, which is not in the store; run with --until {use.name} first")
+        self.artifacts[use.name] = found
+        return found
+
+    def _materialize(self, use: Use, recipe: Recipe[A]) -> Materialized[A]:
+        from prefect import task
+        from prefect.cache_policies import NO_CACHE
+        from prefect.states import Completed
+
+        result: list[Materialized[A]] = []
+
+        def materialize() -> Any:
+            result[:] = [self.store.materialize(recipe, force=use.name in self.force)]
+            done = result[0]
+            state = "Built" if done.built else "Cached"
+            return Completed(name=state, message=f"{recipe.stage.name}/{done.artifact.fingerprint[:12]} {state.lower()}")
+
+        wrapped = task(
+            name=use.name, description=recipe.stage.function.__doc__, tags=[recipe.stage.name, *use.tags], retries=use.retries, timeout_seconds=use.timeout_seconds,
+            retry_delay_seconds=use.retry_delay_seconds, retry_condition_fn=_may_pass, cache_policy=NO_CACHE, persist_result=False,
+        )(materialize)
+        wrapped()
+        return result[0]
+
+
+def _may_pass(task: Any, run: Any, state: Any) -> bool:
+    """Return whether another try may do better: not where config, data or store are at fault."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, ConfigError | DataError | StoreError)
+
+
+@dataclass(frozen=True)
+class Flow(Generic[P, T]):
+    """A function that reads as the process; inside a run it is called as it stands."""
+
+    function: Callable[P, T]
+
+    @property
+    def name(self) -> str:
+        """The flow's name in Prefect."""
+        return self.function.__name__
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run the stages of this flow under the runner in charge."""
+        return self.function(*args, **kwargs)
+
+    def run(self, runner: PrefectRunner, run_name: str, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Run as a Prefect flow run named ``run_name`` on the server in the settings, or on a temporary one."""
+        with prefect_environment():
+            from prefect import flow as prefect_flow
+
+            def body() -> None:
+                with running(runner):
+                    try:
+                        self.function(*args, **kwargs)
+                    except Done:
+                        return
+
+            wrapped = prefect_flow(name=self.name, flow_run_name=run_name, description=self.function.__doc__, validate_parameters=False, persist_result=False)(body)
+            wrapped()
+
+
+def flow(function: Callable[P, T]) -> Flow[P, T]:
+    """Mark ``function`` as a flow of the pipeline."""
+    return Flow(function)
+
+
+@contextmanager
+def prefect_environment() -> Iterator[None]:
+    """Set what Prefect reads when it is imported, where the user has not: quiet, and its files beside the store."""
+    import os
+
+    defaults = {
+        "PREFECT_HOME": str((home() / "prefect").resolve()),
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # A busy machine takes longer than Prefect's 20 s to start the temporary server.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "DO_NOT_TRACK": "1",
+    }
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+    # Where the directory is missing Prefect waits for its server until the timeout.
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    yield
