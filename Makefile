@@ -29,5 +29,6 @@ test-all: $(STAMP)  ## every test that this machine can run
 
 lint: $(STAMP)  ## style, types, import rules
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports

@@ -2,7 +2,16 @@
 
 from pipeline_lib.config import PipelineConfig
 from pipeline_lib.kinds import Dataset
-from tasks.curation import decontaminate, deduplicate, filter_quality, format_messages, ingest, normalize, scrub, split
+from tasks.curation import (
+    decontaminate,
+    deduplicate,
+    filter_quality,
+    format_messages,
+    ingest,
+    normalize,
+    scrub,
+    split,
+)
 from tasks.wrap import flow
 
 

@@ -21,6 +21,7 @@ class Judgement(NamedTuple):
 @flow
 def evaluate(config: PipelineConfig, dataset: Dataset, training: Training) -> Judgement:
     """The tuned model must beat the one it came from, beyond chance."""
+    assert config.evaluate, "the pipeline ends before this where nothing is to be measured"
     base = evaluate_base(config.evaluate, dataset, training.base)
     tuned = evaluate_model(config.evaluate, dataset, training.model)
     verdict = gate(config.gate, base, tuned)

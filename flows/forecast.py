@@ -10,7 +10,19 @@ from flows.lines import table
 if TYPE_CHECKING:
     from tasks.forecast import Estimate, Forecast
 
-HEADS = ("method", "trainable", "weights", "gradients", "optimizer", "activations", "workspace", "memory", "disk", "smallest GPU", "hours")
+HEADS = (
+    "method",
+    "trainable",
+    "weights",
+    "gradients",
+    "optimizer",
+    "activations",
+    "workspace",
+    "memory",
+    "disk",
+    "smallest GPU",
+    "hours",
+)
 
 
 def lines_of(forecast: Forecast, conversations: int, memory_gb: float) -> Iterator[str]:
@@ -19,13 +31,30 @@ def lines_of(forecast: Forecast, conversations: int, memory_gb: float) -> Iterat
     advice = forecast.advice
     rank = f" r{advice.rank}" if advice.rank else ""
     yield ""
-    yield f"For {conversations:,} conversations and {memory_gb:g} GB: {advice.method}{rank}, learning rate {advice.learning_rate:.1e}, batch {advice.batch_size} x {advice.gradient_accumulation_steps}"
+    yield (
+        f"For {conversations:,} conversations and {memory_gb:g} GB: {advice.method}{rank}, learning rate "
+        f"{advice.learning_rate:.1e}, batch {advice.batch_size} x {advice.gradient_accumulation_steps}"
+    )
     yield from (f"  {reason}" for reason in advice.reasons)
     yield from (f"  warning: {warning}" for warning in advice.warnings)
 
 
 def _cells(one: Estimate) -> tuple[str, ...]:
-    parts = (one.weights_gb, one.gradients_gb, one.optimizer_gb, one.activations_gb, one.workspace_gb, one.memory_gb, one.disk_gb)
+    parts = (
+        one.weights_gb,
+        one.gradients_gb,
+        one.optimizer_gb,
+        one.activations_gb,
+        one.workspace_gb,
+        one.memory_gb,
+        one.disk_gb,
+    )
     where = f"{one.placement.count} x {one.placement.gpu.name}" if one.placement else "none"
     hours = "?" if one.hours is None else f"{one.hours:.2g}"
-    return (one.method, f"{one.trainable_parameters / 1e6:,.1f} M", *(f"{part:.2f} GB" for part in parts), where, hours)
+    return (
+        one.method,
+        f"{one.trainable_parameters / 1e6:,.1f} M",
+        *(f"{part:.2f} GB" for part in parts),
+        where,
+        hours,
+    )

@@ -9,7 +9,19 @@ from tasks.wrap import flow
 
 
 @flow
-def publish(config: PipelineConfig, curated: tuple[Dataset, ...], training: Training, judgement: Judgement) -> Registration:
+def publish(
+    config: PipelineConfig, curated: tuple[Dataset, ...], training: Training, judgement: Judgement
+) -> Registration:
     """What was made and how good it is, written down and registered; champion only by the gate."""
-    page = report(config.report, curated, training.tokens, training.trained, judgement.base, judgement.tuned, judgement.verdict)
-    return register(config.register_, training.model, training.trained, judgement.tuned, judgement.verdict, page, curated)
+    page = report(
+        config.report,
+        curated,
+        training.tokens,
+        training.trained,
+        judgement.base,
+        judgement.tuned,
+        judgement.verdict,
+    )
+    return register(
+        config.register_, training.model, training.trained, judgement.tuned, judgement.verdict, page, curated
+    )

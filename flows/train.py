@@ -21,7 +21,11 @@ class Training(NamedTuple):
 @flow
 def train(config: PipelineConfig, dataset: Dataset) -> Training:
     """The base model learns the assistant's turns; what it learnt is folded into it."""
-    base = base_model(config.base_model) if config.base_model else initialize(config.initialize, dataset)
+    if config.base_model:
+        base = base_model(config.base_model)
+    else:
+        assert config.initialize, "a config names one of the two"
+        base = initialize(config.initialize, dataset)
     tokens = tokenize(config.tokenize, dataset, base)
     trained = train_model(config.train, tokens, base)
     model = merge(config.merge, trained, base)

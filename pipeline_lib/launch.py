@@ -39,7 +39,12 @@ def run_child(module: str, spec: dict[str, Any], work: Path, what: str) -> None:
     path.write_text(json.dumps(spec), encoding="utf-8")
     with (work / LOG).open("wb") as log, progress.bar(what) as bar:
         child = subprocess.Popen(
-            [*_command(), "-m", module, str(path)], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=_environment(), start_new_session=False
+            [*_command(), "-m", module, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            start_new_session=False,
         )
         try:
             code = _wait(child, work / PROGRESS, bar)
@@ -54,9 +59,26 @@ def run_child(module: str, spec: dict[str, Any], work: Path, what: str) -> None:
 
 
 def _command() -> list[str]:
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     if device() == "cpu":
-        return [*launch, "--cpu", "--num_processes", "1", "--num_machines", "1", "--num_cpu_threads_per_process", str(settings().workers)]
+        return [
+            *launch,
+            "--cpu",
+            "--num_processes",
+            "1",
+            "--num_machines",
+            "1",
+            "--num_cpu_threads_per_process",
+            str(settings().workers),
+        ]
     return [*launch, "--num_machines", "1", "--num_processes", str(_device_count())]
 
 
@@ -76,9 +98,18 @@ def _device_count() -> int:
 
 
 def _environment() -> dict[str, str]:
-    quiet = {"TOKENIZERS_PARALLELISM": "true", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
+    quiet = {
+        "TOKENIZERS_PARALLELISM": "true",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
     root = str(Path(__file__).resolve().parents[1])
-    return {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    return {
+        **os.environ,
+        **quiet,
+        "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
 
 
 def _wait(child: subprocess.Popen[bytes], lines: Path, bar: progress.Bar) -> int:
@@ -120,7 +151,10 @@ def _failure(work: Path, code: int, what: str) -> FinetuneError:
         return StageError(f"{what} failed: {named['type']}: {named['message']}")
     log = (work / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return StageError(f"{what} {how} ({log[-1][:200] if log else 'it printed nothing'}); run again to go on from its last checkpoint")
+    return StageError(
+        f"{what} {how} ({log[-1][:200] if log else 'it printed nothing'}); "
+        "run again to go on from its last checkpoint"
+    )
 
 
 def child_main(work: Callable[[dict[str, Any], Callable[..., None]], None]) -> None:
@@ -139,7 +173,9 @@ def child_main(work: Callable[[dict[str, Any], Callable[..., None]], None]) -> N
     except Exception as error:
         traceback.print_exc()
         message = (str(error).strip().splitlines() or ["no message"])[0]
-        (path.parent / FAILURE).write_text(json.dumps({"type": type(error).__name__, "message": message}), encoding="utf-8")
+        (path.parent / FAILURE).write_text(
+            json.dumps({"type": type(error).__name__, "message": message}), encoding="utf-8"
+        )
         # Leave at once: what the libraries still hold (threads, process groups) must not delay the report.
         sys.stdout.flush()
         os._exit(1)

@@ -16,18 +16,32 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FINETUNE_", env_file=".env", extra="ignore", frozen=True)
 
-    store: str = Field(default=".finetune/store", description="Where artifacts live: a directory or an fsspec URL.")
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Processes and threads for CPU stages.")
+    store: str = Field(
+        default=".finetune/store", description="Where artifacts live: a directory or an fsspec URL."
+    )
+    workers: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, description="Processes and threads for CPU stages."
+    )
     engine: Literal["local", "ray"] = Field(default="local", description="What runs the shard-wise stages.")
     ray_address: str | None = Field(default=None, description="Ray cluster to join; none starts one here.")
-    gpu_pool: str | None = Field(default=None, description="Prefect work pool for stages that need a GPU; none runs them here.")
-    cpu_pool: str | None = Field(default=None, description="Prefect work pool for the other stages; none runs them here.")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Device for training and evaluation.")
+    gpu_pool: str | None = Field(
+        default=None, description="Prefect work pool for stages that need a GPU; none runs them here."
+    )
+    cpu_pool: str | None = Field(
+        default=None, description="Prefect work pool for the other stages; none runs them here."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Device for training and evaluation."
+    )
     mlflow_tracking_uri: str = Field(
-        default="sqlite:///.finetune/mlflow.db", validation_alias="MLFLOW_TRACKING_URI", description="MLflow's tracking and registry server or database."
+        default="sqlite:///.finetune/mlflow.db",
+        validation_alias="MLFLOW_TRACKING_URI",
+        description="MLflow's tracking and registry server or database.",
     )
     prefect_api_url: str | None = Field(
-        default=None, validation_alias="PREFECT_API_URL", description="Prefect server; none starts a temporary one."
+        default=None,
+        validation_alias="PREFECT_API_URL",
+        description="Prefect server; none starts a temporary one.",
     )
 
 

@@ -23,7 +23,7 @@ class Forecast:
 
 
 def forecast(config: PipelineConfig, conversations: int, memory_gb: float) -> Forecast:
-    """Return what training as ``config`` says would need, for so many conversations and so much GPU memory."""
+    """Return what training as ``config`` says needs, for so many conversations and so much GPU memory."""
     shape = _shape(config)
     length = config.tokenize.max_length
     estimates = estimate_for(config.train, length, shape, conversations)
@@ -39,6 +39,10 @@ def _shape(config: PipelineConfig) -> ModelShape:
     if new is None:
         raise ConfigError("estimate: the config names neither base_model nor initialize")
     return llama_shape(
-        hidden=new.hidden_size, intermediate=new.intermediate_size, layers=new.layers, heads=new.heads,
-        vocabulary=new.vocab_size, tied=True,
+        hidden=new.hidden_size,
+        intermediate=new.intermediate_size,
+        layers=new.layers,
+        heads=new.heads,
+        vocabulary=new.vocab_size,
+        tied=True,
     )

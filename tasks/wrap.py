@@ -1,8 +1,8 @@
 """A stage wrapped for Prefect, in one place.
 
-`as_task` makes a task of a stage; `flow` marks a function that reads as the process. A task hands its recipe to
-the runner in charge: a planner (no Prefect), or `PrefectRunner`, which materializes it as a Prefect task run
-whose state says ``Built`` or ``Cached``. Prefect caches nothing: the store does.
+`as_task` makes a task of a stage; `flow` marks a function that reads as the process. A task hands its recipe
+to the runner in charge: a planner (no Prefect), or `PrefectRunner`, which materializes it as a Prefect task
+run whose state says ``Built`` or ``Cached``. Prefect caches nothing: the store does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.errors import ConfigError, DataError, StoreError
@@ -19,6 +19,9 @@ from pipeline_lib.core.plan import Done, Step, Use, code_notice, current_runner,
 from pipeline_lib.core.stage import Recipe, Stage
 from pipeline_lib.core.store import Materialized, Store
 from pipeline_lib.settings import home
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
 
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
@@ -38,8 +41,13 @@ class Task(Generic[P, A]):
 
 
 def as_task(
-    stage: Stage[P, A], *, name: str | None = None, retries: int = 0, retry_delay_seconds: float = 1.0,
-    timeout_seconds: float | None = None, tags: tuple[str, ...] = (),
+    stage: Stage[P, A],
+    *,
+    name: str | None = None,
+    retries: int = 0,
+    retry_delay_seconds: float = 1.0,
+    timeout_seconds: float | None = None,
+    tags: tuple[str, ...] = (),
 ) -> Task[P, A]:
     """Return ``stage`` as a task, under its own name or that of one use of it."""
     return Task(stage, Use(name or stage.name, retries, retry_delay_seconds, timeout_seconds, tags))
@@ -67,15 +75,26 @@ class PrefectRunner:
             return self._there(use, recipe)
         done = self._materialize(use, recipe)
         self.artifacts[use.name] = done.artifact
-        status = "built" if done.built else "cached"
         notice = "" if done.built else code_notice(recipe, done.artifact)
-        self.tell(Step(use.name, recipe.stage.name, status, artifact=done.artifact, notice=notice, seconds=done.seconds))
+        self.tell(
+            Step(
+                use.name,
+                recipe.stage.name,
+                "built" if done.built else "cached",
+                artifact=done.artifact,
+                notice=notice,
+                seconds=done.seconds,
+            )
+        )
         return done.artifact
 
     def _there(self, use: Use, recipe: Recipe[A]) -> A:
         found = self.store.find(recipe)
         if found is None:
-            raise ConfigError(f"{self.wanted[0]} needs the artifact of {use.name}, which is not in the store; run with --until {use.name} first")
+            raise ConfigError(
+                f"{self.wanted[0]} needs the artifact of {use.name}, which is not in the store; "
+                f"run with --until {use.name} first"
+            )
         self.artifacts[use.name] = found
         return found
 
@@ -86,15 +105,24 @@ class PrefectRunner:
 
         result: list[Materialized[A]] = []
 
-        def materialize() -> Any:
+        def materialize() -> State[Any]:
             result[:] = [self.store.materialize(recipe, force=use.name in self.force)]
             done = result[0]
             state = "Built" if done.built else "Cached"
-            return Completed(name=state, message=f"{recipe.stage.name}/{done.artifact.fingerprint[:12]} {state.lower()}")
+            return Completed(
+                name=state, message=f"{recipe.stage.name}/{done.artifact.fingerprint[:12]} {state.lower()}"
+            )
 
         wrapped = task(
-            name=use.name, description=recipe.stage.function.__doc__, tags=[recipe.stage.name, *use.tags], retries=use.retries, timeout_seconds=use.timeout_seconds,
-            retry_delay_seconds=use.retry_delay_seconds, retry_condition_fn=_may_pass, cache_policy=NO_CACHE, persist_result=False,
+            name=use.name,
+            description=recipe.stage.function.__doc__,
+            tags=[recipe.stage.name, *use.tags],
+            retries=use.retries,
+            timeout_seconds=use.timeout_seconds,
+            retry_delay_seconds=use.retry_delay_seconds,
+            retry_condition_fn=_may_pass,
+            cache_policy=NO_CACHE,
+            persist_result=False,
         )(materialize)
         wrapped()
         return result[0]
@@ -122,7 +150,7 @@ class Flow(Generic[P, T]):
         return self.function(*args, **kwargs)
 
     def run(self, runner: PrefectRunner, run_name: str, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Run as a Prefect flow run named ``run_name`` on the server in the settings, or on a temporary one."""
+        """Run as a Prefect flow run named ``run_name``, on the settings' server or a temporary one."""
         with prefect_environment():
             from prefect import flow as prefect_flow
 
@@ -133,7 +161,13 @@ class Flow(Generic[P, T]):
                     except Done:
                         return
 
-            wrapped = prefect_flow(name=self.name, flow_run_name=run_name, description=self.function.__doc__, validate_parameters=False, persist_result=False)(body)
+            wrapped = prefect_flow(
+                name=self.name,
+                flow_run_name=run_name,
+                description=self.function.__doc__,
+                validate_parameters=False,
+                persist_result=False,
+            )(body)
             wrapped()
 
 
@@ -144,7 +178,7 @@ def flow(function: Callable[P, T]) -> Flow[P, T]:
 
 @contextmanager
 def prefect_environment() -> Iterator[None]:
-    """Set what Prefect reads when it is imported, where the user has not: quiet, and its files beside the store."""
+    """Set what Prefect reads on import, where the user has not: quiet, its files beside the store."""
     import os
 
     defaults = {

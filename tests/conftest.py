@@ -11,7 +11,13 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from hypothesis import settings as hypothesis_settings
+
 from pipeline_lib import settings
+
+# A first example may compile a kernel, and a machine may be busy: how long one takes is no claim here.
+hypothesis_settings.register_profile("untimed")
+hypothesis_settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

@@ -132,7 +132,7 @@ SAID = st.text(alphabet="ab \né<", max_size=6)
 
 @pytest.mark.parametrize("form", PLAIN)
 @pytest.mark.parametrize("last_only", [False, True])
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(said=st.lists(SAID, min_size=1, max_size=3), system=st.none() | st.just("Be brief."))
 def test_what_is_generated_from_is_the_prefix_of_what_was_learnt(
     form: str, last_only: bool, said: list[str], system: str | None

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_lib import records
@@ -49,7 +49,6 @@ def changed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-@settings(deadline=None)
 @given(ROWS, st.integers(0, 3))
 def test_contents_change_and_nothing_else_with_null_lists_and_slices(rows: list[Any], start: int) -> None:
     batch = records.from_rows(rows).slice(start)
@@ -66,7 +65,6 @@ def test_contents_change_and_nothing_else_with_null_lists_and_slices(rows: list[
     assert count == sum(one != two for one, two in texts)
 
 
-@settings(deadline=None)
 @given(ROWS, st.integers(0, 3))
 def test_the_text_of_a_row_joins_what_its_roles_say(rows: list[Any], start: int) -> None:
     batch = records.from_rows(rows).slice(start)

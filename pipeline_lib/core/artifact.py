@@ -44,5 +44,7 @@ class Artifact:
         """Return the path of one of the artifact's files; StoreError where it is missing."""
         path = self.path / name
         if not path.exists():
-            raise StoreError(f"{self.address} has no {name}; run `finetune verify`, then rebuild it with --force")
+            raise StoreError(
+                f"{self.address} has no {name}; run `finetune verify`, then rebuild it with --force"
+            )
         return path

@@ -1,11 +1,11 @@
 """Errors that a user can act on: one line that says what, where, and what to do.
 
-    FinetuneError          exit code 1
-    ├── ConfigError        exit code 2: the call or the config is wrong
-    ├── DataError          the data cannot be used as they are
-    ├── StoreError         the store cannot be read or written, or an artifact is damaged
-    ├── StageError         a stage failed
-    └── ServiceError       a server outside this process did not answer
+FinetuneError          exit code 1
+├── ConfigError        exit code 2: the call or the config is wrong
+├── DataError          the data cannot be used as they are
+├── StoreError         the store cannot be read or written, or an artifact is damaged
+├── StageError         a stage failed
+└── ServiceError       a server outside this process did not answer
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ def canonical(value: Any, where: str = "config") -> Any:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return [canonical(item, f"{where}[{i}]") for i, item in enumerate(value)]
     raise ConfigError(
-        f"cannot fingerprint {where}: a {type(value).__name__} has no stable form; name it in the config instead"
+        f"cannot fingerprint {where}: a {type(value).__name__} has no stable form; "
+        "name it in the config instead"
     )
 
 

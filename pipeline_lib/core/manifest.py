@@ -63,7 +63,9 @@ class Manifest(BaseModel):
     inputs: dict[str, InputRef]
     files: list[FileEntry]
     stats: dict[str, Any] = {}
-    target: str | None = Field(default=None, description="The place outside the store that the stage wrote to.")
+    target: str | None = Field(
+        default=None, description="The place outside the store that the stage wrote to."
+    )
     provenance: Provenance = Provenance()
 
     @classmethod
@@ -72,7 +74,9 @@ class Manifest(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise StoreError(f"{path}: not a readable manifest ({_first_line(error)}); `finetune verify` repairs the store") from error
+            raise StoreError(
+                f"{path}: not a readable manifest ({_first_line(error)}); `finetune verify` repairs the store"
+            ) from error
 
     def write(self, directory: Path) -> None:
         """Write the manifest into ``directory``, synced to the disk before it can be seen."""

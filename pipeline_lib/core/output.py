@@ -25,7 +25,10 @@ class Output:
     """JSON values that the manifest keeps: what the stage counted."""
 
     def track(
-        self, iterable: Iterable[T], what: str = "conversations", total: float | None = None,
+        self,
+        iterable: Iterable[T],
+        what: str = "conversations",
+        total: float | None = None,
         size: Callable[[T], float] | None = None,
     ) -> Iterator[T]:
         """Yield from ``iterable`` and show the progress under this stage's name."""

@@ -36,7 +36,9 @@ class FileDigests:
                 return str(known[2])
             digest = digest_file(path)
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions") from error
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
+            ) from error
         self._known[str(path)] = [*state, digest]
         self._save()
         return digest

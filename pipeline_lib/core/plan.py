@@ -62,7 +62,9 @@ def current_runner() -> Runner:
     try:
         return _runner.get()
     except LookupError:
-        raise ConfigError("a task was called outside of a run; use `finetune run`, or `running(...)` around the flow") from None
+        raise ConfigError(
+            "a task was called outside of a run; use `finetune run`, or `running(...)` around the flow"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Selection:
     force: frozenset[str] = frozenset()
 
     def wanted(self, names: Sequence[str]) -> list[str]:
-        """Return the names that are to be materialized, in order; ConfigError for a name that is none of them."""
+        """Return the names that are to be materialized, in order; ConfigError for an unknown name."""
         for name in filter(None, (self.only, self.start, self.until, *sorted(self.force))):
             if name not in names:
                 raise ConfigError(f"no stage {name!r} in this pipeline; it has {', '.join(names)}")
@@ -133,7 +135,16 @@ class Planner:
         found = self.store.find(recipe)
         if found and name not in self.force:
             notice = code_notice(recipe, found)
-            self.steps.append(Step(name, recipe.stage.name, "cached", artifact=found, notice=notice, fingerprint=recipe.fingerprint))
+            self.steps.append(
+                Step(
+                    name,
+                    recipe.stage.name,
+                    "cached",
+                    artifact=found,
+                    notice=notice,
+                    fingerprint=recipe.fingerprint,
+                )
+            )
             return found
         reason = "forced" if found else self.reason(name, recipe)
         self.steps.append(Step(name, recipe.stage.name, "build", reason, fingerprint=recipe.fingerprint))
@@ -158,15 +169,26 @@ def nearest(store: Store, recipe: Recipe[Any]) -> Manifest | None:
 
 
 def difference(before: Manifest, recipe: Recipe[Any]) -> str:
-    """Return what sets ``recipe`` apart from an artifact that is there, e.g. ``config.threshold 0.8 -> 0.9``."""
+    """Return what sets ``recipe`` apart from an artifact: ``config.threshold 0.8 -> 0.9``, say."""
     found = differences(before, recipe)
-    return "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "") or "removed from the store"
+    return (
+        "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        or "removed from the store"
+    )
 
 
 def differences(before: Manifest, recipe: Recipe[Any]) -> list[str]:
     """Return every way in which ``recipe`` differs from the one behind a manifest."""
-    found = [f"version {before.version} -> {recipe.stage.version}"] if before.version != recipe.stage.version else []
-    found += [f"{name} changed" for name, digest in recipe.digests.items() if name not in before.inputs or before.inputs[name].digest != digest]
+    found = (
+        [f"version {before.version} -> {recipe.stage.version}"]
+        if before.version != recipe.stage.version
+        else []
+    )
+    found += [
+        f"{name} changed"
+        for name, digest in recipe.digests.items()
+        if name not in before.inputs or before.inputs[name].digest != digest
+    ]
     found += [f"{name} taken away" for name in before.inputs if name not in recipe.digests]
     found += list(_config_differences("config", before.config, canonical(recipe.config)))
     if before.target != recipe.target:
@@ -191,7 +213,8 @@ def code_notice(recipe: Recipe[Any], artifact: Artifact) -> str:
     """Return a warning where the stage's code changed since the artifact was built, else an empty text."""
     if artifact.manifest.code == recipe.stage.code:
         return ""
-    return f"{recipe.stage.name}'s code changed since; raise its version or use --force {recipe.stage.name} if the meaning changed"
+    name = recipe.stage.name
+    return f"{name}'s code changed since; raise its version or use --force {name} if the meaning changed"
 
 
 def latest_manifests(store: Store, pipeline: str) -> dict[str, Manifest]:

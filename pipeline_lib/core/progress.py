@@ -69,7 +69,9 @@ def bar(what: str, total: float | None = None) -> Iterator[Bar]:
         opened.close()
 
 
-def track(iterable: Iterable[T], what: str, total: float | None = None, size: Callable[[T], float] | None = None) -> Iterator[T]:
+def track(
+    iterable: Iterable[T], what: str, total: float | None = None, size: Callable[[T], float] | None = None
+) -> Iterator[T]:
     """Yield from ``iterable`` and show how far it is; ``size`` says what each item counts for."""
     with bar(what, total) as opened:
         for item in iterable:

@@ -11,7 +11,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "pyarrow", "numpy", "mlflow", "prefect")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "pyarrow",
+    "numpy",
+    "mlflow",
+    "prefect",
+)
 
 
 @lru_cache(maxsize=1)
@@ -36,10 +48,15 @@ def _versions() -> list[tuple[str, str]]:
 
 
 def git_commit() -> str | None:
-    """Return the commit that the project's checkout is at, with ``+`` where it was changed since; None outside git."""
+    """Return the commit of the project's checkout, with ``+`` where files differ; None outside git."""
     root = Path(__file__).resolve().parents[2]
     try:
-        head = subprocess.run(["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"], capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip()

@@ -190,7 +190,9 @@ def failures_named(stage: str) -> Iterator[None]:
         raise _os_error(error, stage) from error
     except Exception as error:
         reason = str(error).strip().splitlines()
-        raise StageError(f"{stage} failed: {type(error).__name__}: {reason[0] if reason else 'no message'}") from error
+        raise StageError(
+            f"{stage} failed: {type(error).__name__}: {reason[0] if reason else 'no message'}"
+        ) from error
 
 
 @contextmanager
@@ -206,9 +208,15 @@ def writable(root: Path) -> Iterator[None]:
 def _os_error(error: OSError, where: str) -> FinetuneError:
     place = error.filename or ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(f"{where}: no space left on the disk {place}; free some (`finetune prune`) and run again, what is done is kept")
+        return StoreError(
+            f"{where}: no space left on the disk {place}; free some (`finetune prune`) and run again, "
+            "what is done is kept"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-        return StoreError(f"{where}: cannot write {place} ({error.strerror}); set FINETUNE_STORE to a directory that you may write")
+        return StoreError(
+            f"{where}: cannot write {place} ({error.strerror}); "
+            "set FINETUNE_STORE to a directory that you may write"
+        )
     return StageError(f"{where} failed: {error}")
 
 

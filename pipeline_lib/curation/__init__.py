@@ -1,1 +1,4 @@
-"""From raw text to conversations worth learning: ingest, normalize, scrub, deduplicate, filter, decontaminate, format, split."""
+"""From raw text to conversations worth learning.
+
+In the order of the process: ingest, normalize, scrub, deduplicate, filter, decontaminate, format, split.
+"""

@@ -197,7 +197,12 @@ def _row(entry: Entry) -> dict[str, object]:
             {"role": "user", "content": _question(kind, name, entry["signature"])},
             {"role": "assistant", "content": entry["text"]},
         ]
-    metadata = {"kind": kind, "name": name, "module": entry["module"], "signature": _title(name, entry["signature"])}
+    metadata = {
+        "kind": kind,
+        "name": name,
+        "module": entry["module"],
+        "signature": _title(name, entry["signature"]),
+    }
     return {"messages": messages, "metadata": metadata, "origin": f"pydocs:{kind}:{name}"}
 
 

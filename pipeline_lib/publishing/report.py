@@ -15,7 +15,7 @@ from pydantic import Field
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
-from pipeline_lib.kinds import Adapter, Dataset, Evaluation, Report, Tokens, Trained, Verdict
+from pipeline_lib.kinds import Dataset, Evaluation, Report, Tokens, Trained, Verdict
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.provenance import git_commit
-from pipeline_lib.kinds import Adapter, Dataset, Evaluation, Model, Report, Verdict
+from pipeline_lib.kinds import Dataset, Evaluation, Report, Trained, Verdict
 from pipeline_lib.publishing.answers import sample_answers
 from pipeline_lib.publishing.connection import artifact_location
 from pipeline_lib.publishing.lineage import Ancestor, base_evaluation, lineage
@@ -41,7 +41,7 @@ class RunContents:
     """What one MLflow run shows; what a pipeline does not have is None."""
 
     artifacts: tuple[Artifact, ...]
-    training: Adapter | Model | None = None
+    training: Trained | None = None
     evaluation: Evaluation | None = None
     verdict: Verdict | None = None
     report: Report | None = None
@@ -54,9 +54,7 @@ def contents_of(artifacts: Mapping[str, Artifact]) -> RunContents:
     Of each kind the last is the result.
     """
     items = tuple(artifacts.values())
-    trained = [
-        a for a in items if isinstance(a, Adapter | Model) and (a.path / "logs" / "history.jsonl").exists()
-    ]
+    trained = [a for a in items if isinstance(a, Trained) and (a.path / "logs" / "history.jsonl").exists()]
     return RunContents(
         artifacts=items,
         training=trained[-1] if trained else None,

@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.errors import DataError, ServiceError
-from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.output import Output
+from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import Model
 from pipeline_lib.settings import home
@@ -28,8 +28,12 @@ WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 class BaseModelConfig(StageConfig):
     """Which base model, and at which revision."""
 
-    source: str = Field(description="`bundled/NAME`, a local directory, or a hub id such as `Qwen/Qwen2.5-0.5B`.")
-    revision: str = Field(default="main", description="Commit, tag or branch of a hub model; a commit pins it.")
+    source: str = Field(
+        description="`bundled/NAME`, a local directory, or a hub id such as `Qwen/Qwen2.5-0.5B`."
+    )
+    revision: str = Field(
+        default="main", description="Commit, tag or branch of a hub model; a commit pins it."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -38,7 +42,7 @@ class BaseModelConfig(StageConfig):
 
 
 def local_directory(config: BaseModelConfig) -> Path | None:
-    """Return the directory of a bundled or local model, or None for a hub id; DataError where it is missing."""
+    """Return a bundled or local model's directory, or None for a hub id; DataError where it is missing."""
     if config.source.startswith("bundled/"):
         directory = BUNDLED / config.source.removeprefix("bundled/")
         if not directory.is_dir():
@@ -48,10 +52,14 @@ def local_directory(config: BaseModelConfig) -> Path | None:
     directory = Path(config.source).expanduser()
     if directory.is_dir():
         if not (directory / "config.json").exists():
-            raise DataError(f"base_model: {directory} holds no config.json; name a directory that save_pretrained wrote")
+            raise DataError(
+                f"base_model: {directory} holds no config.json; name a directory that save_pretrained wrote"
+            )
         return directory
     if directory.is_absolute() or config.source.startswith(".") or config.source.count("/") != 1:
-        raise DataError(f"base_model: {config.source} is neither a directory nor a hub id (owner/name); check the path")
+        raise DataError(
+            f"base_model: {config.source} is neither a directory nor a hub id (owner/name); check the path"
+        )
     return None
 
 
@@ -94,7 +102,10 @@ def base_model(out: Output, config: BaseModelConfig) -> None:
     else:
         for path in sorted(path for pattern in WANTED for path in directory.glob(pattern)):
             shutil.copyfile(path, out.path / path.name)
-    out.stats = {"files": len(list(out.path.iterdir())), "bytes": sum(p.stat().st_size for p in out.path.iterdir())}
+    out.stats = {
+        "files": len(list(out.path.iterdir())),
+        "bytes": sum(p.stat().st_size for p in out.path.iterdir()),
+    }
 
 
 def _link_snapshot(config: BaseModelConfig, destination: Path) -> None:
@@ -102,7 +113,9 @@ def _link_snapshot(config: BaseModelConfig, destination: Path) -> None:
     from huggingface_hub import snapshot_download
 
     try:
-        snapshot = Path(snapshot_download(config.source, revision=hub_commit(config), allow_patterns=list(WANTED)))
+        snapshot = Path(
+            snapshot_download(config.source, revision=hub_commit(config), allow_patterns=list(WANTED))
+        )
     except Exception as error:  # as above
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise ServiceError(

@@ -16,12 +16,14 @@ from pipeline_lib.kinds import Adapter, Model, Trained
 class MergeConfig(StageConfig):
     """How base and adapter become one."""
 
-    dtype: Literal["bfloat16", "float16", "float32"] = Field(default="bfloat16", description="Number format of the merged weights.")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        default="bfloat16", description="Number format of the merged weights."
+    )
 
 
 @stage(produces=Model, version=1)
 def merge(out: Output, config: MergeConfig, trained: Trained, base: Model) -> None:
-    """A model that loads by itself: the adapter folded into the base (W + alpha/r B A), or the trained weights, cast."""
+    """A model that loads by itself: base and adapter in one (W + alpha/r B A), or trained weights, cast."""
     from pipeline_lib.launch import device, run_child
 
     spec = {

@@ -12,7 +12,6 @@ from pipeline_lib.launch import child_main
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
 PROBE_TOKENS = 64
 
@@ -34,8 +33,11 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
         model = wrapped.merge_and_unload()
         stats |= _difference("merged", apart, _log_probabilities(model, probe))
         if stats["merged_max_difference"] > 1e-2:
-            raise DataError(f"merge: merged and unmerged model differ by {stats['merged_max_difference']:.3g} in log-probability; train the adapter again")
-    exact = _log_probabilities(model.eval(), probe)
+            raise DataError(
+                f"merge: merged and unmerged model differ by {stats['merged_max_difference']:.3g} "
+                "in log-probability; train the adapter again"
+            )
+    exact = _log_probabilities(model, probe)
     model = model.to(getattr(torch, spec["dtype"]))
     stats |= _difference("cast", exact, _log_probabilities(model, probe))
     model.save_pretrained(spec["out"])
@@ -44,9 +46,7 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     (Path(spec["work"]) / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
 
 
-
-
-def _log_probabilities(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+def _log_probabilities(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     import torch
 
     with torch.no_grad():

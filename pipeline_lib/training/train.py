@@ -33,26 +33,55 @@ class LoraConfig(StageConfig):
 class TrainConfig(StageConfig):
     """How the model learns."""
 
-    method: Literal["lora", "full"] = Field(default="lora", description="Train low-rank adapters, or every weight.")
-    lora: LoraConfig = Field(default=LoraConfig(), description="The adapters' shape, where the method is lora.")
-    learning_rate: float = Field(default=2e-4, gt=0, lt=1, description="Peak learning rate; 2e-4 for LoRA, 1e-5 for full training of a pretrained model.")
-    epochs: float = Field(default=2.0, gt=0, description="Passes over the train split.")
-    max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps after which training ends, whatever the epochs say.")
-    batch_size: int = Field(default=8, ge=1, description="Sequences a device takes in one forward pass.")
-    gradient_accumulation_steps: int = Field(default=1, ge=1, description="Forward passes before each optimizer step.")
-    batching: Literal["group_by_length", "random"] = Field(
-        default="group_by_length", description="Put sequences of like length together (less padding), or draw them at random."
+    method: Literal["lora", "full"] = Field(
+        default="lora", description="Train low-rank adapters, or every weight."
     )
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "paged_adamw_8bit"] = Field(default="adamw_torch", description="Optimizer, under Transformers' name.")
-    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(default="cosine", description="Learning-rate schedule after the warm-up.")
-    warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="Share of the steps over which the learning rate rises.")
+    lora: LoraConfig = Field(
+        default=LoraConfig(), description="The adapters' shape, where the method is lora."
+    )
+    learning_rate: float = Field(
+        default=2e-4,
+        gt=0,
+        lt=1,
+        description="Peak learning rate; 2e-4 for LoRA, 1e-5 for full training of a pretrained model.",
+    )
+    epochs: float = Field(default=2.0, gt=0, description="Passes over the train split.")
+    max_steps: int | None = Field(
+        default=None, ge=1, description="Optimizer steps after which training ends, whatever the epochs say."
+    )
+    batch_size: int = Field(default=8, ge=1, description="Sequences a device takes in one forward pass.")
+    gradient_accumulation_steps: int = Field(
+        default=1, ge=1, description="Forward passes before each optimizer step."
+    )
+    batching: Literal["group_by_length", "random"] = Field(
+        default="group_by_length",
+        description="Put sequences of like length together (less padding), or draw them at random.",
+    )
+    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "paged_adamw_8bit"] = Field(
+        default="adamw_torch", description="Optimizer, under Transformers' name."
+    )
+    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+        default="cosine", description="Learning-rate schedule after the warm-up."
+    )
+    warmup_ratio: float = Field(
+        default=0.03, ge=0, lt=1, description="Share of the steps over which the learning rate rises."
+    )
     weight_decay: float = Field(default=0.01, ge=0, lt=1, description="Decoupled weight decay.")
     adam_beta2: float = Field(default=0.999, gt=0, lt=1, description="Adam's second-moment decay.")
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
-    precision: Literal["bf16", "fp16", "fp32"] = Field(default="bf16", description="Number format of the computation; full training keeps fp32 weights.")
-    activation_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass: less memory, a third more time.")
+    precision: Literal["bf16", "fp16", "fp32"] = Field(
+        default="bf16", description="Number format of the computation; full training keeps fp32 weights."
+    )
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="Recompute activations in the backward pass: less memory, a third more time.",
+    )
     logging_steps: int = Field(default=10, ge=1, description="Steps between two points of the loss curve.")
-    eval_steps: int | None = Field(default=None, ge=1, description="Steps between two looks at the validation split; none looks at the end of each epoch.")
+    eval_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Steps between two looks at the validation split; none looks at the end of each epoch.",
+    )
     save_steps: int = Field(default=100, ge=1, description="Steps between two checkpoints.")
     seed: int = Field(default=42, ge=0, description="Seed of the data order, the dropout and the adapters.")
 

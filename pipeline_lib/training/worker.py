@@ -18,7 +18,7 @@ from pipeline_lib.launch import child_main
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
-    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
 
 IGNORED = -100
 WHOLE = "whole"
@@ -38,7 +38,9 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     started = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if not math.isfinite(result.training_loss):
-        raise FloatingPointError(f"the loss became {result.training_loss}; lower train.learning_rate or use precision bf16")
+        raise FloatingPointError(
+            f"the loss became {result.training_loss}; lower train.learning_rate or use precision bf16"
+        )
     _save(trainer, tokenizer, out)
     stats = _stats(spec, trainer, journal, result.training_loss, time.perf_counter() - started)
     (work_dir / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
@@ -51,7 +53,9 @@ def _dataset(tokens: Path, part: str) -> Dataset:
     import pyarrow.parquet as pq
     from datasets import Dataset
 
-    table = pa.concat_tables([pq.read_table(p) for p in sorted(tokens.glob(f"{part}-*.parquet"))]).combine_chunks()
+    table = pa.concat_tables(
+        [pq.read_table(p) for p in sorted(tokens.glob(f"{part}-*.parquet"))]
+    ).combine_chunks()
     ids = table["input_ids"].combine_chunks()
     ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
     learn = table["learn"].combine_chunks()
@@ -63,7 +67,7 @@ def _dataset(tokens: Path, part: str) -> Dataset:
 
 
 def _trainer(spec: dict[str, Any], parts: dict[str, Dataset], tokenizer: Any, journal: Journal) -> SFTTrainer:
-    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
 
     config = spec["config"]
     model = _model(spec)
@@ -86,9 +90,11 @@ def _model(spec: dict[str, Any]) -> PreTrainedModel:
 
     config = spec["config"]
     half = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config["precision"]]
-    # Frozen weights may stay in half precision; weights that are trained need the fp32 mantissa for small updates.
+    # Frozen weights may stay in half precision; trained ones need the fp32 mantissa for small updates.
     dtype = half if config["method"] == "lora" else torch.float32
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(spec["base"], dtype=dtype, attn_implementation="sdpa")
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        spec["base"], dtype=dtype, attn_implementation="sdpa"
+    )
     return model
 
 
@@ -100,7 +106,8 @@ def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
     missing = sorted(set(targets) - known)
     if missing:
         raise DataError(
-            f"train.lora.target_modules: the model has no {missing[0]}; it has {', '.join(sorted(known - {'lm_head'}))}"
+            f"train.lora.target_modules: the model has no {missing[0]}; "
+            f"it has {', '.join(sorted(known - {'lm_head'}))}"
         )
 
 
@@ -109,15 +116,23 @@ def _adapter(config: dict[str, Any]) -> Any:
 
     lora = config["lora"]
     return LoraConfig(
-        r=lora["rank"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules=lora["target_modules"], task_type="CAUSAL_LM"
+        r=lora["rank"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        target_modules=lora["target_modules"],
+        task_type="CAUSAL_LM",
     )
 
 
 def _arguments(spec: dict[str, Any], *, has_validation: bool) -> Any:
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
     config = spec["config"]
-    every = {"eval_strategy": "steps", "eval_steps": config["eval_steps"]} if config["eval_steps"] else {"eval_strategy": "epoch"}
+    every = (
+        {"eval_strategy": "steps", "eval_steps": config["eval_steps"]}
+        if config["eval_steps"]
+        else {"eval_strategy": "epoch"}
+    )
     return SFTConfig(
         output_dir=str(Path(spec["work"]) / "checkpoints"),
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -162,14 +177,17 @@ def _save(trainer: SFTTrainer, tokenizer: Any, out: Path) -> None:
 
 
 def _forget_path(config: Path) -> None:
-    """Take the base model's path on this machine out of the adapter's config; its digest is in the manifest."""
+    """Take the base model's path out of the adapter's config; its digest is in the manifest."""
     if config.exists():
         values = json.loads(config.read_text(encoding="utf-8"))
         values["base_model_name_or_path"] = None
         config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _stats(spec: dict[str, Any], trainer: SFTTrainer, journal: Journal, loss: float, seconds: float) -> dict[str, Any]:
+def _stats(
+    spec: dict[str, Any], trainer: SFTTrainer, journal: Journal, loss: float, seconds: float
+) -> dict[str, Any]:
+    assert trainer.model is not None
     parameters = list(trainer.model.parameters())
     return {
         "method": spec["config"]["method"],
@@ -195,7 +213,7 @@ def last_whole_checkpoint(directory: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-class Journal(TrainerCallback):  # type: ignore[misc]
+class Journal(TrainerCallback):
     """Writes the loss curve, marks whole checkpoints and tells how far the training is."""
 
     def __init__(self, path: Path, tell: Callable[..., None], tokens: int) -> None:
@@ -212,17 +230,32 @@ class Journal(TrainerCallback):  # type: ignore[misc]
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
         """Keep one point of the curves."""
         logs = logs or {}
         if "eval_loss" in logs:
             self.eval_loss = float(logs["eval_loss"])
             self._append({"step": state.global_step, "eval_loss": self.eval_loss})
         elif "loss" in logs:
-            point = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **{k: float(logs[k]) for k in ("loss", "learning_rate", "grad_norm") if k in logs}}
+            point: dict[str, float] = {
+                "step": state.global_step,
+                "epoch": round(state.epoch or 0.0, 4),
+                **{k: float(logs[k]) for k in ("loss", "learning_rate", "grad_norm") if k in logs},
+            }
             point["tokens_per_second"] = self._rate(state)
             self._append(point)
-            self.tell(done=state.global_step, total=state.max_steps, note=f"loss {point['loss']:.3f}  {point['tokens_per_second']:,.0f} tok/s")
+            self.tell(
+                done=state.global_step,
+                total=state.max_steps,
+                note=f"loss {point['loss']:.3f}  {point['tokens_per_second']:,.0f} tok/s",
+            )
 
     def _rate(self, state: TrainerState) -> float:
         now, seen = time.perf_counter(), int(self.tokens * (state.epoch or 0.0))
@@ -230,7 +263,9 @@ class Journal(TrainerCallback):  # type: ignore[misc]
         self._last, self.tokens_seen = (now, seen), seen
         return round((seen - had) / max(now - before, 1e-9), 1)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Mark the checkpoint that was just written as whole.
 
         One of the last step is not marked: resuming from it would train a step too many.
@@ -238,7 +273,9 @@ class Journal(TrainerCallback):  # type: ignore[misc]
         if state.global_step < state.max_steps:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Count the tokens to the end."""
         self.tokens_seen = int(self.tokens * (state.epoch or 0.0))
 

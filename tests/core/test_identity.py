@@ -75,7 +75,11 @@ def test_the_same_recipe_has_the_same_fingerprint_in_another_process() -> None:
     seen = set()
     for seed in ("1", "2"):
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
-        seen.add(subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip())
+        seen.add(
+            subprocess.run(
+                [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout.strip()
+        )
     assert seen == {recipe(upto=7).fingerprint}
 
 
@@ -88,7 +92,10 @@ def test_settings_never_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     settings.cache_clear()
     assert settings().workers == 17
     assert recipe().fingerprint == before
-    assert Store(tmp_path / "one").materialize(recipe()).artifact.digest == Store(tmp_path / "two").materialize(recipe()).artifact.digest
+    assert (
+        Store(tmp_path / "one").materialize(recipe()).artifact.digest
+        == Store(tmp_path / "two").materialize(recipe()).artifact.digest
+    )
 
 
 def test_the_second_run_builds_nothing(tmp_path: Path) -> None:
@@ -111,7 +118,9 @@ def test_same_bytes_cut_off_what_comes_after(tmp_path: Path) -> None:
         evens = store.materialize(even.recipe(EvenConfig(), numbers))
         assert evens.built is built
         after = store.materialize(even.recipe(EvenConfig(offset=1), evens.artifact))
-        assert after.built is (upto == 101 and built), "the evens under 100 are the same bytes for 101 and 102"
+        assert after.built is (upto == 101 and built), (
+            "the evens under 100 are the same bytes for 101 and 102"
+        )
 
 
 def test_force_rebuilds_and_what_follows_stays(tmp_path: Path) -> None:
@@ -192,7 +201,9 @@ def test_the_wrong_kind_of_input_is_refused_before_anything_runs(tmp_path: Path)
 
 
 def test_a_value_without_a_stable_form_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"cannot fingerprint config\.loader: a function has no stable form"):
+    with pytest.raises(
+        ConfigError, match=r"cannot fingerprint config\.loader: a function has no stable form"
+    ):
         canonical_json({"loader": test_a_value_without_a_stable_form_is_refused})
     with pytest.raises(ConfigError, match="not a finite number"):
         canonical_json({"rate": float("nan")})
@@ -205,7 +216,10 @@ def test_a_plan_says_which_field_changed_and_what_waits(tmp_path: Path) -> None:
     planner = Planner(store)
     pending = planner.step(Use("count"), recipe(upto=4))
     planner.step(Use("even"), even.recipe(EvenConfig(), pending))
-    assert [(step.status, step.reason) for step in planner.steps] == [("build", "config.upto 3 -> 4"), ("waits", "depends on count")]
+    assert [(step.status, step.reason) for step in planner.steps] == [
+        ("build", "config.upto 3 -> 4"),
+        ("waits", "depends on count"),
+    ]
 
 
 def test_comments_and_docstrings_do_not_change_the_code_hash() -> None:

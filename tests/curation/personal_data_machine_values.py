@@ -8,9 +8,26 @@ import random
 
 Random = random.Random
 
-PLAIN_NAMES = (
-    "anna bob carla dmitri elodie farid grace hans ines jurgen keiko liam maria nils olga priya rosa tom"
-).split()
+PLAIN_NAMES = [
+    "anna",
+    "bob",
+    "carla",
+    "dmitri",
+    "elodie",
+    "farid",
+    "grace",
+    "hans",
+    "ines",
+    "jurgen",
+    "keiko",
+    "liam",
+    "maria",
+    "nils",
+    "olga",
+    "priya",
+    "rosa",
+    "tom",
+]
 _ALPHANUMERIC = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 

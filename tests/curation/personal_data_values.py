@@ -22,18 +22,63 @@ from personal_data_machine_values import (
 
 Make = Callable[[Random], str]
 
-FIRST_NAMES = (
-    "Anna Bob Carla Dmitri Élodie Farid Grace Hans Inês Jürgen "
-    "Keiko Liam María Nils Olga Priya Quentin Rosa Søren Tom"
-).split()
-LAST_NAMES = (
-    "Almeida Becker Carter Dubois Evans Fischer García Hansen Ito "
-    "Jones Kowalski Lopez Moreau Novak O'Neil Patel Rossi Smith"
-).split()
-_HOSTS = (
-    "gmail.com yahoo.co.uk outlook.com web.de orange.fr proton.me "
-    "corp-mail.net uni-bonn.de icloud.com acme.io libero.it mail.ru qq.com"
-).split()
+FIRST_NAMES = [
+    "Anna",
+    "Bob",
+    "Carla",
+    "Dmitri",
+    "Élodie",
+    "Farid",
+    "Grace",
+    "Hans",
+    "Inês",
+    "Jürgen",
+    "Keiko",
+    "Liam",
+    "María",
+    "Nils",
+    "Olga",
+    "Priya",
+    "Quentin",
+    "Rosa",
+    "Søren",
+    "Tom",
+]
+LAST_NAMES = [
+    "Almeida",
+    "Becker",
+    "Carter",
+    "Dubois",
+    "Evans",
+    "Fischer",
+    "García",
+    "Hansen",
+    "Ito",
+    "Jones",
+    "Kowalski",
+    "Lopez",
+    "Moreau",
+    "Novak",
+    "O'Neil",
+    "Patel",
+    "Rossi",
+    "Smith",
+]
+_HOSTS = [
+    "gmail.com",
+    "yahoo.co.uk",
+    "outlook.com",
+    "web.de",
+    "orange.fr",
+    "proton.me",
+    "corp-mail.net",
+    "uni-bonn.de",
+    "icloud.com",
+    "acme.io",
+    "libero.it",
+    "mail.ru",
+    "qq.com",
+]
 
 
 def _filled(r: Random, form: str) -> str:
@@ -69,7 +114,10 @@ def email(r: Random) -> str:
 
 def phone(r: Random) -> str:
     """Return a telephone number as people of ten countries write it."""
-    area, exchange = r.choice("212 415 312 617 206 512 305 404 702 808".split()), _filled(r, "N##")
+    area, exchange = (
+        r.choice(["212", "415", "312", "617", "206", "512", "305", "404", "702", "808"]),
+        _filled(r, "N##"),
+    )
     line = f"{r.randrange(2000, 9999)}"
     american = [
         "({a}) {e}-{l}",
@@ -85,13 +133,28 @@ def phone(r: Random) -> str:
     ]
     if r.random() < 0.5:
         return r.choice(american).format(a=area, e=exchange, l=line, x=r.randrange(10, 9999))
-    forms = (
-        "+44 20 7### ####|020 7### ####|+44 7700 9##0##|+49 30 90####|"
-        "+49 (0)151 2######9|0151 2#######|+33 1 4# ## ## ##|06 1# ## ## ##|"
-        "01.42.##.##.##|+34 612 ### ###|+39 06 698 #####|+31 6 1#######|"
-        "+41 44 668 ## ##|+61 2 9### ####|+91 98### #####|+55 11 9#### ####|"
-        "+81 3-3###-####|+46 8 5## ### ##|0046 8 5## ### ##|+4479########"
-    ).split("|")
+    forms = [
+        "+44 20 7### ####",
+        "020 7### ####",
+        "+44 7700 9##0##",
+        "+49 30 90####",
+        "+49 (0)151 2######9",
+        "0151 2#######",
+        "+33 1 4# ## ## ##",
+        "06 1# ## ## ##",
+        "01.42.##.##.##",
+        "+34 612 ### ###",
+        "+39 06 698 #####",
+        "+31 6 1#######",
+        "+41 44 668 ## ##",
+        "+61 2 9### ####",
+        "+91 98### #####",
+        "+55 11 9#### ####",
+        "+81 3-3###-####",
+        "+46 8 5## ### ##",
+        "0046 8 5## ### ##",
+        "+4479########",
+    ]
     return _filled(r, r.choice(forms))
 
 
@@ -145,7 +208,9 @@ def _us(r: Random) -> str:
 
 def _nino(r: Random) -> str:
     return r.choice(["{} {} {} {} {}", "{}{}{}{}{}"]).format(
-        r.choice("AB CE HJ JK LM PR SX TW".split()), *(digits(r, 2) for _ in range(3)), r.choice("ABCD")
+        r.choice(["AB", "CE", "HJ", "JK", "LM", "PR", "SX", "TW"]),
+        *(digits(r, 2) for _ in range(3)),
+        r.choice("ABCD"),
     )
 
 
@@ -190,11 +255,11 @@ def street_address(r: Random) -> str:
     """Return house number and street in six countries' forms."""
     number, name = (
         r.randrange(2, 4800),
-        r.choice("Maple Oak Washington Elm Birchwood Lincoln Riverside Kensington".split()),
+        r.choice(["Maple", "Oak", "Washington", "Elm", "Birchwood", "Lincoln", "Riverside", "Kensington"]),
     )
     return r.choice(
         [
-            f"{number} {name} {r.choice('Street St. Avenue Rd Lane Blvd Drive Court'.split())}",
+            f"{number} {name} {r.choice(['Street', 'St.', 'Avenue', 'Rd', 'Lane', 'Blvd', 'Drive', 'Court'])}",
             f"{number} N. {name} Ave, Apt {r.randrange(1, 40)}B",
             f"{number} {name} Street, Springfield, IL 62704",
             f"{r.randrange(1, 200)} {name} Road, London SW1A 1AA",
@@ -217,9 +282,20 @@ def street_address(r: Random) -> str:
 def date_of_birth(r: Random) -> str:
     """Return a full date in one of seven notations."""
     year, month, day = r.randrange(1930, 2012), r.randrange(1, 13), r.randrange(1, 29)
-    name = "January February March April May June July August September October November December".split()[
-        month - 1
-    ]
+    name = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ][month - 1]
     return r.choice(
         [
             f"{day:02d}/{month:02d}/{year}",

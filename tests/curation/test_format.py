@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_lib.core.store import Store
@@ -100,7 +100,6 @@ def test_instruction_and_input_come_back_as_they_were_read(
 TEXT = st.text(alphabet="ab \n{}é", min_size=1, max_size=14).filter(str.strip)
 
 
-@settings(deadline=None)
 @given(TEXT, st.none() | TEXT)
 def test_no_word_of_an_instruction_or_its_input_is_lost_or_moved(asked: str, given_text: str | None) -> None:
     clean = text_normalizer(fix_encoding=True)

@@ -102,7 +102,6 @@ def index(texts: list[str]) -> Index:
     return index
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(LETTERS, max_size=60), min_size=2, max_size=8))
 def test_similarity_is_the_jaccard_of_the_word_shingles(texts: list[str]) -> None:
     index = Index()
@@ -114,7 +113,6 @@ def test_similarity_is_the_jaccard_of_the_word_shingles(texts: list[str]) -> Non
     assert np.diff(shingle(texts).offsets).tolist() == [len(shingles) for shingles in sets]
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200), st.text(max_size=50))
 def test_any_text_has_sorted_shingles_and_one_key(text: str, other: str) -> None:
     found = shingle([text, other, text])
@@ -305,7 +303,7 @@ def test_an_index_answers_many_batches_of_queries(texts: list[str]) -> None:
     assert len(stock) == 600
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=14).map(" ".join), max_size=30))
 def test_no_text_joins_a_cluster_without_a_partner_alike_enough(texts: list[str]) -> None:
     found = cluster(texts, threshold=0.6)

@@ -15,14 +15,13 @@ TROUBLE = "aÃ©â\x80\x99\u200b\ufeff\u00ad\r\n\t \x0b\x0c\x00\x85\u2028e\u0301
 CODE = "    def f(x):\n\tif x:\n        return 1\n\n\n    return  2"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.text(alphabet=TROUBLE, max_size=12) | st.text(max_size=20))
 def test_a_second_time_changes_nothing(given_text: str) -> None:
     once = clean(given_text)
     assert clean(once) == once
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="ab {}():\n\t", max_size=60))
 def test_of_plain_text_only_white_space_at_line_ends_and_around_it_goes(given_text: str) -> None:
     def bare(value: str) -> list[str]:

@@ -213,7 +213,7 @@ def test_the_gates_cost_no_finding(labelled: list[Case], monkeypatch: pytest.Mon
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.randoms(use_true_random=False),
     st.sampled_from(sorted(MAKERS)),
@@ -230,7 +230,7 @@ def test_suspicious_is_never_false_where_something_is_found(
     assert all(left.end <= right.start for left, right in pairwise(spans))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="0123456789 -.:/@+()xAaBbFf<>_\u00a0\n", max_size=80))
 def test_gates_and_idempotence_hold_on_noise(text: str) -> None:
     assert find(text) == find_without_gates(text)

@@ -217,7 +217,7 @@ LONG = PROSE + "Fish live in it. Mills stand by it. Towns lie on it. Bridges cro
         ("Use `{{name}}` in the template.", None),
         ("<p>{{ user.name }}</p>", None),
         ("As an AI language model, I have no feelings.", "refusal"),
-        ("I’m sorry, but I can’t assist with that.", "refusal"),  # noqa: RUF001
+        ("I’m sorry, but I can’t assist with that.", "refusal"),
         (PROSE + "And so it was that the", "cut_off"),
         (PROSE + "And that is that", None),
         (LONG + "And that is how it came that people who", "cut_off"),

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_lib.curation.json_texts import texts_in, with_texts
@@ -103,7 +103,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(VALUES)
 def test_json_put_back_unchanged_is_the_same_text_and_changed_is_json(value: Any) -> None:
     written = json.dumps(value)

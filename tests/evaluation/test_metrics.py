@@ -59,14 +59,14 @@ def test_rouge_is_what_rouge_score_gives_to_the_last_bit() -> None:
     assert np.array_equal(metrics.rouge(PREDICTIONS, REFERENCES), rouge_by_library(PREDICTIONS, REFERENCES))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(PAIRS)
 def test_rouge_is_what_rouge_score_gives_on_any_text(pairs: Pairs) -> None:
     predictions, references = unzipped(pairs)
     assert np.array_equal(metrics.rouge(predictions, references), rouge_by_library(predictions, references))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(PAIRS)
 def test_bleu_and_chrf_are_what_sacrebleu_gives_row_by_row_and_for_the_corpus(pairs: Pairs) -> None:
     predictions, references = unzipped(pairs)
@@ -108,7 +108,6 @@ def test_signatures_are_sacrebleus_own() -> None:
     assert "stem:no" in metrics.signatures()["rouge"]
 
 
-@settings(deadline=None)
 @given(PAIRS)
 def test_token_f1_is_what_squads_script_computes(pairs: Pairs) -> None:
     predictions, references = unzipped(pairs)
@@ -143,7 +142,6 @@ def test_length_and_repetition_by_hand() -> None:
     assert repetition == pytest.approx([1 / 4, 0, 0, 2 / 3, 0])
 
 
-@settings(deadline=None)
 @given(st.lists(TEXT, min_size=1, max_size=5))
 def test_repetition_is_one_less_the_share_of_distinct_trigrams(texts: list[str]) -> None:
     for text, repetition in zip(texts, metrics.lengths_and_repetition(texts)[1], strict=True):

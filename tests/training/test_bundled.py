@@ -34,7 +34,10 @@ def test_it_is_small_and_loads_with_its_template_and_card() -> None:
     directory = local_directory(BaseModelConfig.model_validate("bundled/pydocs-5m"))
     assert directory == BUNDLED / "pydocs-5m"
     assert sum(path.stat().st_size for path in directory.iterdir()) < LIMIT_BYTES
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(directory),
+        AutoTokenizer.from_pretrained(directory),
+    )
     assert str(model.dtype) == "torch.bfloat16"
     assert len(tokenizer) == model.config.vocab_size
     assert tokenizer.chat_template

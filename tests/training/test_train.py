@@ -65,14 +65,19 @@ def made(store: Store) -> tuple[Model, Tokens]:
 def weights(trained: Trained) -> dict[str, list[float]]:
     from safetensors.torch import load_file
 
-    return {name: tensor.flatten().tolist() for name, tensor in load_file(trained.path / "adapter_model.safetensors").items()}
+    return {
+        name: tensor.flatten().tolist()
+        for name, tensor in load_file(trained.path / "adapter_model.safetensors").items()
+    }
 
 
 def test_an_adapter_learns_merges_and_leaves_no_pickle_and_no_path(store: Store) -> None:
     base, tokens = made(store)
     adapter = store.materialize(train.recipe(QUICK, tokens, base)).artifact
     assert isinstance(adapter, Adapter)
-    history = [json.loads(line) for line in (adapter.path / "logs" / "history.jsonl").read_text().splitlines()]
+    history = [
+        json.loads(line) for line in (adapter.path / "logs" / "history.jsonl").read_text().splitlines()
+    ]
     losses = [point["loss"] for point in history if "loss" in point]
     assert len(losses) == 24
     assert sum(losses[-4:]) < sum(losses[:4])
@@ -92,7 +97,9 @@ def assert_merged_equals_adapter(base: Model, adapter: Adapter, model: Model) ->
     from transformers import AutoModelForCausalLM
 
     ids = torch.tensor([[5, 9, 13, 21, 34]])
-    apart = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32), adapter.path)
+    apart = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32), adapter.path
+    )
     merged = AutoModelForCausalLM.from_pretrained(model.path)
     with torch.no_grad():
         assert torch.allclose(apart.eval()(ids).logits, merged.eval()(ids).logits, atol=1e-4)
@@ -113,7 +120,11 @@ def test_a_killed_trainer_resumes_to_the_same_bits(store: Store, tmp_path: Path)
     resumed = other.materialize(slow).artifact
     assert weights(resumed) == weights(whole)
     curves = [
-        [json.loads(line)["loss"] for line in (t.path / "logs" / "history.jsonl").read_text().splitlines() if "learning_rate" in line]
+        [
+            json.loads(line)["loss"]
+            for line in (t.path / "logs" / "history.jsonl").read_text().splitlines()
+            if "learning_rate" in line
+        ]
         for t in (whole, resumed)
     ]
     assert curves[0] == curves[1]
@@ -129,7 +140,11 @@ def kill_after_a_checkpoint(root: Path) -> None:
             command = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"pipeline_lib.training.worker" in command and b"accelerate.commands.launch" not in command and any(str(root).encode() in part for part in command):
+        if (
+            b"pipeline_lib.training.worker" in command
+            and b"accelerate.commands.launch" not in command
+            and any(str(root).encode() in part for part in command)
+        ):
             os.kill(int(process.name), signal.SIGKILL)
 
 

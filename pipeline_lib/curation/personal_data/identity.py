@@ -13,14 +13,17 @@ from pipeline_lib.curation.personal_data.context import DASHES, SEPARATORS, arou
 from pipeline_lib.curation.personal_data.kinds import Regions, Span
 from pipeline_lib.curation.personal_data.registers import REGISTERS, Register
 
-MONTHS = (
-    "January February March April May June July August September October November December".split(),
-    "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(),
-    "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split(),
-    "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split(),
-    "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split(),
-    "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre".split(),
-    "janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro".split(),
+MONTHS = tuple(
+    names.split()
+    for names in (
+        "January February March April May June July August September October November December",
+        "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec",
+        "Januar Februar März April Mai Juni Juli August September Oktober November Dezember",
+        "janvier février mars avril mai juin juillet août septembre octobre novembre décembre",
+        "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
+        "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre",
+        "janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro",
+    )
 )
 _MONTH = "|".join(sorted({month for names in MONTHS for month in names} | {"Sept"}, key=len, reverse=True))
 _YEAR = r"(?:19|20)[0-9]{2}"

@@ -32,8 +32,8 @@ OPTIONAL = ("url",)
 """Kinds that are found only when named: a plain web address is rarely personal."""
 
 REGIONS = (
-    "US CA MX GB IE DE AT CH FR BE NL LU ES PT IT SE NO DK FI PL CZ RO GR TR IL IN SG CN JP KR AU "
-    "NZ ZA BR AR CL"
+    "US CA MX GB IE DE AT CH FR BE NL LU ES PT IT SE NO DK FI PL CZ RO GR TR IL IN SG CN JP KR AU NZ ZA "
+    "BR AR CL"
 ).split()
 """ISO 3166 codes of the countries whose phone numbers and national ids are known."""
 

@@ -32,9 +32,9 @@ _CJK_RANGES = (
 _ASCII_SYMBOLS = "".join(chr(code) for code in range(33, 127) if not chr(code).isalnum())
 _CONTROLS = "".join(chr(code) for code in (*range(9), *range(11, 32), *range(127, 160)))
 # A full-width 1 stands in the list that datatrove took from RedPajama; its verdicts are ours.
-_WIDE_SYMBOLS = "«´»–—’“”„…∶━►、〈〉《》「」【】％（），１：；～"  # noqa: RUF001
+_WIDE_SYMBOLS = "«´»–—’“”„…∶━►、〈〉《》「」【】％（），１：；～"
 # Characters that a word never keeps at its ends; what is missing (``-``, ``/``, ``@``, ``~``) binds.
-_AFFIXES = ",:;!?()[]{}<>_#*&'\"`“”‘’´‚„«»…¿¡§%=—–+$£€¥。？！，、；：～·「」『』（）〔〕【】《》〈〉।؟،۔؛٪"  # noqa: RUF001
+_AFFIXES = ",:;!?()[]{}<>_#*&'\"`“”‘’´‚„«»…¿¡§%=—–+$£€¥。？！，、；：～·「」『』（）〔〕【】《》〈〉।؟،۔؛٪"
 
 
 def _codes(ranges: str) -> list[int]:

@@ -32,7 +32,7 @@ _CONTROL = re.compile(
     r"|\[/?INST\]|</?s>"
 )
 _SPACES = re.compile(r"\s+")
-_SENTENCE = re.compile(r"[^\W\d_]{2,}[.!?。！？]['\"”’)\]]*(?:\s|$)")  # noqa: RUF001
+_SENTENCE = re.compile(r"[^\W\d_]{2,}[.!?。！？]['\"”’)\]]*(?:\s|$)")
 _UNFINISHED = re.compile(
     r"(?:,|\(|\[|[^\W\d_]\s-"
     r"|\b(?:a|an|the|and|or|of|as|their|its|your|our|my|such|into|between|because|including|than))\s*$"
@@ -127,7 +127,7 @@ def refusal(turn: Turn, limits: InstructLimits) -> str | None:
     # Where tools are offered, to say that none fits is the right answer.
     if not limits.refusal or turn.tools:
         return None
-    folded = turn.answer.casefold().replace("’", "'")  # noqa: RUF001
+    folded = turn.answer.casefold().replace("’", "'")
     return next((repr(phrase) for phrase in limits.refusal_phrases if phrase in folded), None)
 
 

@@ -27,15 +27,15 @@ from pipeline_lib.curation.quality.characters import (
 )
 
 HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
-_DOT, _DASH, _APOSTROPHE, _QUOTE, _AT, _COLON, _SLASH, _PLUS = map(ord, ".-'’@:/+")  # noqa: RUF001
-_EN_DASH, _EM_DASH, _TILDE, _COMMA, _LESS, _EQUAL, _MORE, _STAR, _CARET = map(ord, "–—~,<=>*^")  # noqa: RUF001
+_DOT, _DASH, _APOSTROPHE, _QUOTE, _AT, _COLON, _SLASH, _PLUS = map(ord, ".-'’@:/+")
+_EN_DASH, _EM_DASH, _TILDE, _COMMA, _LESS, _EQUAL, _MORE, _STAR, _CARET = map(ord, "–—~,<=>*^")
 _ELLIPSIS = ord("…")
 ABBREVIATIONS = (
     "Mr. Mrs. Ms. Dr. Prof. St. Jr. Gen. Gov. Rep. Rev. Sen. Adm. Messrs. Mt. Bros. Co. Corp. Inc. Ltd. "
     "Jan. Feb. Mar. Apr. Jun. Jul. Aug. Sep. Sept. Oct. Nov. Dec. "
     "e.g. i.e. E.g. I.e. a.m. p.m. vs. v.s. co. Ph.D."
 )
-ENDINGS = "'s ’s 'S ’S 'll ’ll 're ’re 've ’ve 'm ’m 'd ’d n't n’t"  # noqa: RUF001
+ENDINGS = "'s ’s 'S ’S 'll ’ll 're ’re 've ’ve 'm ’m 'd ’d n't n’t"
 
 jit = numba.njit(cache=True, nogil=True)
 
