@@ -21,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 from flows.lines import paint, size
 from pipeline_lib.core.errors import FinetuneError
 from pipeline_lib.core.store import writable
+from pipeline_lib.launch import cpu_has_bf16
 from pipeline_lib.settings import settings
 
 NEEDED = (
@@ -147,6 +148,10 @@ def _devices() -> Iterator[Finding]:
         )
         return
     yield Finding("devices", "cpu", "ok", f"torch {found['torch']} with {found['threads']} threads")
+    if not cpu_has_bf16():
+        yield Finding(
+            "devices", "bf16", "note", "emulated on this CPU", "on the CPU train with train.precision=fp32"
+        )
     for i, gpu in enumerate(found["gpus"]):
         yield Finding("devices", f"cuda:{i}", "ok", f"{gpu['name']}, {size(gpu['memory'])}")
     if not found["gpus"]:

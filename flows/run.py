@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,12 +187,21 @@ def closing_lines(
         "",
         "Try next:",
         f"  {'look at the run':<22}{look_at_runs()}",
-        f"  {'talk to the model':<22}finetune chat {given}",
-        f"  {'change one number':<22}finetune run {given} --set train.learning_rate=1e-4",
+        f"  {'talk to the model':<22}{_typed('finetune')} chat {given}",
+        f"  {'change one number':<22}{_typed('finetune')} run {given} --set train.learning_rate=1e-4",
     ]
 
 
 def look_at_runs() -> str:
     """Return how to open MLflow where its runs are: the command, or the server's address."""
     uri = settings().mlflow_tracking_uri
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    return uri if uri.startswith("http") else f"{_typed('mlflow')} ui --backend-store-uri {uri}"
+
+
+def _typed(command: str) -> str:
+    """Return a command as it can be typed here: with its directory where the environment is not active."""
+    installed = Path(sys.executable).parent / command
+    if shutil.which(command) == str(installed):
+        return command
+    here = Path.cwd()
+    return str(installed.relative_to(here) if installed.is_relative_to(here) else installed)

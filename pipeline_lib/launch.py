@@ -25,6 +25,10 @@ POLL_SECONDS = 0.2
 PROGRESS = "progress.jsonl"
 FAILURE = "failure.json"
 LOG = "child.log"
+EMULATED = ("bf16", "fp16")
+EMULATION = (
+    "this CPU computes in half precision by emulation, many times slower; precision=fp32 is faster here"
+)
 
 
 def run_child(module: str, spec: dict[str, Any], work: Path, what: str) -> None:
@@ -47,7 +51,7 @@ def run_child(module: str, spec: dict[str, Any], work: Path, what: str) -> None:
             start_new_session=False,
         )
         try:
-            code = _wait(child, work / PROGRESS, bar)
+            code = _wait(child, work / PROGRESS, bar, what)
         finally:
             if child.poll() is None:
                 child.terminate()
@@ -90,6 +94,14 @@ def device() -> str:
     return "cuda" if _device_count() else "cpu"
 
 
+def cpu_has_bf16() -> bool:
+    """Return whether this CPU multiplies bf16 matrices by itself, or cannot tell."""
+    try:
+        return "bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return True
+
+
 def _device_count() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -112,7 +124,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _wait(child: subprocess.Popen[bytes], lines: Path, bar: progress.Bar) -> int:
+def _wait(child: subprocess.Popen[bytes], lines: Path, bar: progress.Bar, what: str) -> int:
     done, read = 0.0, 0
     while True:
         try:
@@ -126,12 +138,14 @@ def _wait(child: subprocess.Popen[bytes], lines: Path, bar: progress.Bar) -> int
                     if not line.endswith(b"\n"):
                         break
                     read += len(line)
-                    done = _show(json.loads(line), done, bar)
+                    done = _show(json.loads(line), done, bar, what)
         if code is not None:
             return code
 
 
-def _show(event: dict[str, Any], done: float, bar: progress.Bar) -> float:
+def _show(event: dict[str, Any], done: float, bar: progress.Bar, what: str) -> float:
+    if "mention" in event:
+        progress.mention(f"{what}: {event['mention']}")
     if "done" in event:
         bar.advance(float(event["done"]) - done)
         done = float(event["done"])
@@ -169,7 +183,10 @@ def child_main(work: Callable[[dict[str, Any], Callable[..., None]], None]) -> N
                 file.write(json.dumps(event) + "\n")
 
     try:
-        work(json.loads(path.read_text(encoding="utf-8")), tell)
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        if _is_emulated(spec):
+            tell(mention=EMULATION)
+        work(spec, tell)
     except Exception as error:
         traceback.print_exc()
         message = (str(error).strip().splitlines() or ["no message"])[0]
@@ -179,6 +196,11 @@ def child_main(work: Callable[[dict[str, Any], Callable[..., None]], None]) -> N
         # Leave at once: what the libraries still hold (threads, process groups) must not delay the report.
         sys.stdout.flush()
         os._exit(1)
+
+
+def _is_emulated(spec: dict[str, Any]) -> bool:
+    precision = spec.get("config", {}).get("precision")
+    return spec["device"] == "cpu" and precision in EMULATED and not cpu_has_bf16()
 
 
 def _end_with_parent() -> None:

@@ -30,7 +30,16 @@ class Bar(Protocol):
         """Take the bar away."""
 
 
-Listener = Callable[[str, float | None], Bar]
+class Listener(Protocol):
+    """Who looks at progress: the terminal, say."""
+
+    def __call__(self, what: str, total: float | None, /) -> Bar:
+        """Open a bar."""
+
+    def mention(self, line: str, /) -> None:
+        """Show a line that stays."""
+
+
 _listener: ContextVar[Listener | None] = ContextVar("progress_listener", default=None)
 
 
@@ -67,6 +76,13 @@ def bar(what: str, total: float | None = None) -> Iterator[Bar]:
         yield opened
     finally:
         opened.close()
+
+
+def mention(line: str) -> None:
+    """Show a line that stays: what the person who runs this should know, though nothing failed."""
+    listener = _listener.get()
+    if listener:
+        listener.mention(line)
 
 
 def track(
