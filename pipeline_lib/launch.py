@@ -26,9 +26,7 @@ PROGRESS = "progress.jsonl"
 FAILURE = "failure.json"
 LOG = "child.log"
 EMULATED = ("bf16", "fp16")
-EMULATION = (
-    "this CPU computes in half precision by emulation, many times slower; precision=fp32 is faster here"
-)
+EMULATION = "this CPU emulates half precision, which takes many times longer; choose precision=fp32 here"
 
 
 def run_child(module: str, spec: dict[str, Any], work: Path, what: str) -> None:
