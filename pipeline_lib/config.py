@@ -74,7 +74,7 @@ class PipelineConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _share(cls, value: Any) -> Any:
-        """Give every stage what it shares with others and does not set: the seed, the rendering."""
+        """Give every stage what it shares with others and does not set: name, seed, rendering."""
         if not isinstance(value, dict) or not isinstance(value.get("seed", 42), int):
             return value
         blocks = dict(value)
@@ -87,13 +87,21 @@ class PipelineConfig(BaseModel):
             block = blocks.get(name, {} if name in always else None)
             if "seed" in model.model_fields and isinstance(block, dict):
                 blocks[name] = {"seed": value.get("seed", 42), **block}
-        return _render_alike(blocks)
+        return _render_alike(_named_alike(blocks))
 
     @model_validator(mode="after")
     def _starts_from_something(self) -> PipelineConfig:
         if (self.base_model is None) == (self.initialize is None):
             raise ValueError("name either base_model or initialize: training starts from one of them")
         return self
+
+
+def _named_alike(blocks: dict[str, Any]) -> dict[str, Any]:
+    """Register under the pipeline's name: its model and its experiment are called what it is called."""
+    published, name = blocks.get("register", {}), blocks.get("name")
+    if isinstance(published, dict) and isinstance(name, str):
+        blocks["register"] = {"model_name": name, "experiment": name, **published}
+    return blocks
 
 
 def _render_alike(blocks: dict[str, Any]) -> dict[str, Any]:

@@ -34,13 +34,13 @@ class RegisterConfig(StageConfig):
         default="finetuned",
         pattern=NAME,
         max_length=200,
-        description="Name of the registered model; no slash or colon.",
+        description="Name of the registered model, the pipeline's where none is given; no slash or colon.",
     )
     experiment: str = Field(
         default="finetune-flows",
         min_length=1,
         max_length=200,
-        description="MLflow experiment that gets the run.",
+        description="MLflow experiment that gets the run; the pipeline's name where none is given.",
     )
     max_logged_mb: float = Field(
         default=500,
