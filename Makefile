@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-all lint
+.PHONY: help install quickstart test test-all faults lint
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: $(STAMP)  ## the test suite: offline, under five minutes
 
 test-all: $(STAMP)  ## every test that this machine can run
 	@$(BIN)/python -m pytest
+
+faults: $(STAMP)  ## kill, unplug, fill and damage what a run stands on, with real processes (an hour)
+	@$(BIN)/python -m pytest tests/faults
 
 lint: $(STAMP)  ## style, types, import rules
 	@$(BIN)/ruff check .
