@@ -8,10 +8,10 @@ dead of history are no longer private.
 import re
 from collections.abc import Iterator
 
-from pipeline_lib.curation.personal_data.checksums import is_vin
-from pipeline_lib.curation.personal_data.context import DASHES, SEPARATORS, around, compact, digits_of, words
-from pipeline_lib.curation.personal_data.kinds import Regions, Span
-from pipeline_lib.curation.personal_data.registers import REGISTERS, Register
+from pipeline_lib.personal_data.checksums import is_vin
+from pipeline_lib.personal_data.context import DASHES, SEPARATORS, around, compact, digits_of, words
+from pipeline_lib.personal_data.kinds import Regions, Span
+from pipeline_lib.personal_data.registers import REGISTERS, Register
 
 MONTHS = tuple(
     names.split()

@@ -8,7 +8,7 @@ unit, town and postcode that follow. Towns alone, and addresses without a number
 import re
 from collections.abc import Iterator
 
-from pipeline_lib.curation.personal_data.kinds import Regions, Span
+from pipeline_lib.personal_data.kinds import Regions, Span
 
 _PARTICLE = r"(?:(?:de|la|le|les|du|des|del|della|dei|do|da|dos|el|los|las|y|e|et)(?!\w)|(?=[dl]['’]))"
 _NAME = rf"(?:{_PARTICLE} )*(?:[dl]['’])?[A-ZÀ-Þ][\w'’.-]*"
@@ -58,6 +58,7 @@ _SHAPES = (
     ),
 )
 _ADDRESS = re.compile("|".join(f"(?:{shape})" for shape in _SHAPES))
+_COUNTED = re.compile(r"\b(?:day|week|stage|step|chapter|part|hole|scene) $", re.IGNORECASE)
 _YEAR_BEFORE = re.compile(
     r"\b(?:in|since|of|the|by|from|until|for|on|all|these|those|with|are|were|has|have) $", re.IGNORECASE
 )
@@ -66,12 +67,14 @@ _YEAR_BEFORE = re.compile(
 def street_addresses(text: str, regions: Regions) -> Iterator[Span]:
     """Yield house number and street, with the town and postcode where they follow."""
     for match in _ADDRESS.finditer(text):
-        if not _is_year(text, match):
+        if not _is_other_number(text, match):
             yield Span("street_address", match.start(), match.start() + len(match.group(0).rstrip(" .,")))
 
 
-def _is_year(text: str, match: re.Match[str]) -> bool:
-    """Return whether the leading number is a year, as in `the 2008 Wall Street crash`."""
-    if not re.match(r"(?:1[5-9]|20)[0-9]{2} ", match.group(0)):
-        return False
-    return _YEAR_BEFORE.search(text[max(0, match.start() - 8) : match.start()]) is not None
+def _is_other_number(text: str, match: re.Match[str]) -> bool:
+    """Return whether the leading number is a year (`the 2008 Wall Street crash`) or counts (`day 4`)."""
+    before = text[max(0, match.start() - 8) : match.start()]
+    if _COUNTED.search(before):
+        return True
+    is_year = re.match(r"(?:1[5-9]|20)[0-9]{2},? ", match.group(0)) is not None
+    return is_year and _YEAR_BEFORE.search(before) is not None

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from pipeline_lib.curation.personal_data.context import around, before, words
-from pipeline_lib.curation.personal_data.credentials import is_stand_in
-from pipeline_lib.curation.personal_data.domains import TOP_LEVEL
-from pipeline_lib.curation.personal_data.kinds import Regions, Span
+from pipeline_lib.personal_data.context import around, before, words
+from pipeline_lib.personal_data.credentials import is_stand_in
+from pipeline_lib.personal_data.domains import TOP_LEVEL
+from pipeline_lib.personal_data.kinds import Regions, Span
 
 _LOCAL = r"[^\W_](?:[\w.+'%&~-]{0,62}[\w+-])?|_[\w.+-]{0,62}\w"
 _LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"

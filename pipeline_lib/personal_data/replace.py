@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline_lib.curation.personal_data.context import compact, digits_of
-from pipeline_lib.curation.personal_data.detect import find
-from pipeline_lib.curation.personal_data.kinds import ALL, PLACEHOLDER, REGIONS, Span, placeholder
-from pipeline_lib.curation.personal_data.masking import mask
-from pipeline_lib.curation.personal_data.recognise import Recogniser
-from pipeline_lib.curation.personal_data.surrogates import surrogate
+from pipeline_lib.personal_data.context import compact, digits_of
+from pipeline_lib.personal_data.detect import find
+from pipeline_lib.personal_data.kinds import ALL, PLACEHOLDER, REGIONS, Span, placeholder
+from pipeline_lib.personal_data.masking import mask
+from pipeline_lib.personal_data.recognise import Recogniser
+from pipeline_lib.personal_data.surrogates import surrogate
 
 Mode = Literal["placeholder", "surrogate"]
 

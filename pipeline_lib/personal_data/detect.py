@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import pyarrow as pa
 
 from pipeline_lib.core.errors import ConfigError
-from pipeline_lib.curation.personal_data import addresses, credentials, gates, identity, network, numeric
-from pipeline_lib.curation.personal_data.context import unescaped
-from pipeline_lib.curation.personal_data.kinds import ALL, OPTIONAL, PLACEHOLDER, REGIONS, Regions, Span
-from pipeline_lib.curation.personal_data.recognise import Recogniser
+from pipeline_lib.personal_data import addresses, credentials, gates, identity, network, numeric
+from pipeline_lib.personal_data.context import unescaped
+from pipeline_lib.personal_data.kinds import ALL, OPTIONAL, PLACEHOLDER, REGIONS, Regions, Span
+from pipeline_lib.personal_data.recognise import Recogniser
 
 Detector = Callable[[str, Regions], Iterator[Span]]
 

@@ -41,8 +41,8 @@ from stdnum.tr import tckimlik
 from stdnum.us import itin, ssn
 from stdnum.za import idnr as south_african
 
-from pipeline_lib.curation.personal_data.checksums import is_nino, is_nric
-from pipeline_lib.curation.personal_data.context import DASHES, SEPARATORS, compact, digits_of, words
+from pipeline_lib.personal_data.checksums import is_nino, is_nric
+from pipeline_lib.personal_data.context import DASHES, SEPARATORS, compact, digits_of, words
 
 Check = Callable[[str], bool]
 

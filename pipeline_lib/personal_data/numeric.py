@@ -12,9 +12,9 @@ import phonenumbers
 from stdnum import iban as iban_number
 from stdnum import luhn
 
-from pipeline_lib.curation.personal_data.checksums import is_card_prefix, is_maestro_prefix
-from pipeline_lib.curation.personal_data.context import DASHES, SEPARATORS, around, before, digits_of, words
-from pipeline_lib.curation.personal_data.kinds import Regions, Span
+from pipeline_lib.personal_data.checksums import is_card_prefix, is_maestro_prefix
+from pipeline_lib.personal_data.context import DASHES, SEPARATORS, around, before, digits_of, words
+from pipeline_lib.personal_data.kinds import Regions, Span
 
 _GAP = rf"[{SEPARATORS}{DASHES}./]"
 _RUN = re.compile(rf"[0-9](?:(?:{_GAP}|[()]){{0,3}}[0-9]){{6,}}")

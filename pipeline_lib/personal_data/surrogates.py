@@ -14,9 +14,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from pipeline_lib.core.errors import ConfigError
-from pipeline_lib.curation.personal_data.checksums import is_vin
-from pipeline_lib.curation.personal_data.identity import MONTHS, register_of
-from pipeline_lib.curation.personal_data.numeric import is_card, is_iban
+from pipeline_lib.personal_data.checksums import is_vin
+from pipeline_lib.personal_data.identity import MONTHS, register_of
+from pipeline_lib.personal_data.numeric import is_card, is_iban
 
 if TYPE_CHECKING:
     from faker import Faker

@@ -4,11 +4,11 @@ Pure functions over text, no stage. Words: `kinds`; detectors: `network`, `numer
 `credentials`; speed: `gates`; names by a model: `recognise`.
 """
 
-from pipeline_lib.curation.personal_data.detect import find, suspicious
-from pipeline_lib.curation.personal_data.kinds import ALL, OPTIONAL, REGIONS, Span
-from pipeline_lib.curation.personal_data.masking import mask
-from pipeline_lib.curation.personal_data.recognise import Recogniser, presidio_recogniser, recogniser_from
-from pipeline_lib.curation.personal_data.replace import Replacer
+from pipeline_lib.personal_data.detect import find, suspicious
+from pipeline_lib.personal_data.kinds import ALL, OPTIONAL, REGIONS, Span
+from pipeline_lib.personal_data.masking import mask
+from pipeline_lib.personal_data.recognise import Recogniser, presidio_recogniser, recogniser_from
+from pipeline_lib.personal_data.replace import Replacer
 
 __all__ = [
     "ALL",

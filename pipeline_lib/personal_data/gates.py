@@ -13,8 +13,8 @@ from functools import cache, reduce
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_lib.curation.personal_data.context import DASHES, SEPARATORS
-from pipeline_lib.curation.personal_data.credentials import SECRET_NAMES
+from pipeline_lib.personal_data.context import DASHES, SEPARATORS
+from pipeline_lib.personal_data.credentials import SECRET_NAMES
 
 _JOINTS = rf"[{SEPARATORS}()./{DASHES}]"
 _GAP = rf"[{SEPARATORS}{DASHES}.]"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pipeline_lib.core.errors import ConfigError
-from pipeline_lib.curation.personal_data.kinds import Span
+from pipeline_lib.personal_data.kinds import Span
 
 _PRESIDIO_KINDS = {"PERSON": "person", "LOCATION": "location", "ORGANIZATION": "organisation", "NRP": "group"}
 

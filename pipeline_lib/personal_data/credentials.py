@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from stdnum import bitcoin
 
-from pipeline_lib.curation.personal_data.kinds import Regions, Span
+from pipeline_lib.personal_data.kinds import Regions, Span
 
 _ISSUED = re.compile(
     r"(?<![A-Za-z0-9_])(?:"
