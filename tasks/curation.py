@@ -2,6 +2,7 @@
 
 from pipeline_lib.curation import decontaminate as _decontaminate
 from pipeline_lib.curation import deduplicate as _deduplicate
+from pipeline_lib.curation import drift as _drift
 from pipeline_lib.curation import filter as _filter
 from pipeline_lib.curation import format as _format
 from pipeline_lib.curation import ingest as _ingest
@@ -10,6 +11,10 @@ from pipeline_lib.curation import scrub as _scrub
 from pipeline_lib.curation import split as _split
 from tasks.wrap import as_task
 
+ingest_general = as_task(
+    _ingest.ingest, name="ingest_general", retries=2, retry_delay_seconds=5, tags=("cpu",)
+)
+format_general = as_task(_format.format, name="format_general", tags=("cpu",))
 ingest = as_task(_ingest.ingest, retries=2, retry_delay_seconds=5, tags=("cpu",))
 normalize = as_task(_normalize.normalize, tags=("cpu",))
 scrub = as_task(_scrub.scrub, tags=("cpu",))
@@ -18,3 +23,4 @@ filter_quality = as_task(_filter.filter, tags=("cpu",))
 decontaminate = as_task(_decontaminate.decontaminate, tags=("cpu",))
 format_messages = as_task(_format.format, tags=("cpu",))
 split = as_task(_split.split, tags=("cpu",))
+drift = as_task(_drift.drift, tags=("cpu",))

@@ -104,6 +104,14 @@ class MirroredStore(Store):
             self._pull(place, manifest)
         return _kind(recipe, manifest.kind)(place, manifest.digest, manifest.fingerprint)
 
+    def manifest_at(self, address: str) -> Manifest | None:
+        """Return the manifest of the artifact ``<stage>/<fingerprint>`` from mirror or remote."""
+        place = self.root / address
+        manifest = self._local(place)
+        if manifest is None and (manifest := self._remote(place)):
+            self._know(place, manifest)
+        return manifest
+
     def materialize(self, recipe: Recipe[A], *, force: bool = False) -> Materialized[A]:
         """Find the artifact of ``recipe`` or build and push it; one builder at a time among all machines."""
         done = super().materialize(recipe, force=force)

@@ -21,6 +21,9 @@ class Output:
     """Scratch directory; everything below it becomes the artifact."""
     work: Path
     """Survives a failed try of the same recipe (checkpoints, caches); removed when the artifact is done."""
+    blocks: Path | None = None
+    """Where results for parts of the input may be kept for later builds of the same stage and config, by the
+    same code; whoever reads there must bear that anything is missing. None: nothing is kept."""
     stats: dict[str, Any] = field(default_factory=dict)
     """JSON values that the manifest keeps: what the stage counted."""
 

@@ -32,7 +32,8 @@ class Use:
 
     name: str
     retries: int = 0
-    retry_delay_seconds: float = 1.0
+    retry_delay_seconds: float | tuple[float, ...] = 1.0
+    """Between tries: always the same, or one for each try."""
     timeout_seconds: float | None = None
     tags: tuple[str, ...] = ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import socket
 import subprocess
@@ -35,6 +36,18 @@ def describe_machine() -> dict[str, Any]:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "host": socket.gethostname(),
     }
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Return a hash of this library's source, the interpreter and the packages that stand beside it."""
+    root = Path(__file__).resolve().parents[1]
+    sha = hashlib.sha256(sys.version.encode())
+    for path in sorted(root.rglob("*.py")):
+        sha.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    for place in filter(None, sys.path):
+        sha.update("".join(sorted(found.name for found in Path(place).glob("*.dist-info"))).encode())
+    return sha.hexdigest()
 
 
 def _versions() -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """The store: finds the artifact of a recipe, or runs the stage and keeps what it wrote.
 
 Layout below the root: ``<stage>/<fingerprint>/`` with ``manifest.json`` in each, and hidden beside
-them ``.scratch`` (artifacts in the making), ``.work`` (checkpoints between tries), ``.locks`` and
-``.memo`` (hashes of outside files). A stage writes into scratch; the manifest comes last; a rename
+them ``.scratch`` (artifacts in the making), ``.work`` (checkpoints between tries), ``.blocks`` (results for
+parts of inputs, between builds of one stage with one config), ``.locks`` and ``.memo`` (hashes of outside
+files). A stage writes into scratch; the manifest comes last; a rename
 makes the artifact visible whole or not at all.
 """
 
@@ -23,7 +24,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.errors import FinetuneError, StageError, StoreError
-from pipeline_lib.core.fingerprint import canonical
+from pipeline_lib.core.fingerprint import canonical, fingerprint
 from pipeline_lib.core.locks import hold
 from pipeline_lib.core.manifest import (
     MANIFEST,
@@ -34,7 +35,7 @@ from pipeline_lib.core.manifest import (
     describe_files,
 )
 from pipeline_lib.core.output import Output
-from pipeline_lib.core.provenance import describe_machine
+from pipeline_lib.core.provenance import code_digest, describe_machine
 from pipeline_lib.core.stage import Recipe
 
 A = TypeVar("A", bound=Artifact)
@@ -69,6 +70,11 @@ class Store:
             return None
         return _open(recipe, place, manifest)
 
+    def manifest_at(self, address: str) -> Manifest | None:
+        """Return the manifest of the artifact ``<stage>/<fingerprint>``, or None where the store has none."""
+        path = self.root / address / MANIFEST
+        return Manifest.read(path) if path.exists() else None
+
     def materialize(self, recipe: Recipe[A], *, force: bool = False) -> Materialized[A]:
         """Find the artifact of ``recipe`` or build it; one builder per fingerprint at a time.
 
@@ -81,6 +87,8 @@ class Store:
         with writable(self.root), self.alone(recipe):
             if not force and (found := self.find(recipe)):
                 return Materialized(found, False, time.perf_counter() - start)
+            if force:
+                shutil.rmtree(self._blocks(recipe), ignore_errors=True)
             built = self._build(recipe)
         return Materialized(built, True, time.perf_counter() - start)
 
@@ -105,11 +113,19 @@ class Store:
         try:
             scratch.mkdir(parents=True)
             work.mkdir(parents=True, exist_ok=True)
-            artifact = self._run(recipe, Output(recipe.stage.name, scratch, work))
+            artifact = self._run(recipe, Output(recipe.stage.name, scratch, work, self._blocks(recipe)))
             shutil.rmtree(work, ignore_errors=True)
             return artifact
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _blocks(self, recipe: Recipe[Any]) -> Path:
+        """Return where a stage keeps results for parts of its input, for one config and code."""
+        stage = recipe.stage
+        same = fingerprint(
+            stage.name, stage.version, recipe.config, {**recipe.outside, "code": code_digest()}
+        )
+        return self.root / ".blocks" / f"{stage.name}-{same}"
 
     def _run(self, recipe: Recipe[A], out: Output) -> A:
         started, clock = datetime.now(UTC), time.perf_counter()

@@ -8,6 +8,7 @@ documents; a single shared 8-gram over-flags templates, and many prompts are und
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -22,6 +23,7 @@ from pipeline_lib.kinds import Dataset
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline_lib.curation.blocks import Outcome
     from pipeline_lib.curation.intake import Item
     from pipeline_lib.curation.overlap import Benchmarks
 
@@ -58,24 +60,20 @@ def benchmark_digests(config: DecontaminateConfig) -> dict[str, str]:
 @stage(produces=Dataset, version=1, outside=benchmark_digests)
 def decontaminate(out: Output, config: DecontaminateConfig, conversations: Dataset) -> None:
     """Every conversation that holds no benchmark's prompt; the others dropped with the prompt's place."""
-    from pipeline_lib import records
+    from pipeline_lib.curation.blocks import sift
 
     benchmarks = _benchmarks(config)
-    read = hits = 0
-    with records.DatasetWriter(out.path) as writer:
-        for batch in out.track(
-            records.batches(conversations.shards()), total=conversations.count(), size=len
-        ):
-            read += batch.num_rows
-            found = benchmarks.find(_texts(batch), _asked(batch)) if benchmarks else [None] * batch.num_rows
-            hits += sum(hit is not None for hit in found)
-            verdicts = [("contaminated", hit) if hit and config.action == "drop" else None for hit in found]
-            writer.sift(batch, verdicts)
-    out.stats = {
-        **writer.stats(read),
-        "benchmark_prompts": len(benchmarks) if benchmarks else 0,
-        "contaminated": hits,
-    }
+    judge = partial(_judged, benchmarks, config.action == "drop")
+    hits = sum(counts["contaminated"] for counts in sift(out, conversations, judge))
+    out.stats |= {"benchmark_prompts": len(benchmarks) if benchmarks else 0, "contaminated": hits}
+
+
+def _judged(benchmarks: Benchmarks | None, drops: bool, block: pa.RecordBatch) -> Outcome:
+    from pipeline_lib.curation.blocks import Outcome
+
+    found = benchmarks.find(_texts(block), _asked(block)) if benchmarks else [None] * block.num_rows
+    verdicts = [("contaminated", hit) if hit and drops else None for hit in found]
+    return Outcome(block, verdicts, {"contaminated": sum(hit is not None for hit in found)})
 
 
 def _texts(batch: pa.RecordBatch) -> list[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.output import Output
@@ -12,9 +16,17 @@ from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import Dataset
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
 
     from pipeline_lib.curation.clusters import Clusters
+    from pipeline_lib.curation.near_duplicates import Index
+
+    Flags = npt.NDArray[np.bool_]
+    Keys = npt.NDArray[np.uint64]
+    Positions = npt.NDArray[np.int64]
+    Worth = npt.NDArray[np.float64]
 
 PROMPT_ROLES = ("system", "user", "tool", "text")
 ROLES = {
@@ -49,46 +61,42 @@ class DeduplicateConfig(StageConfig):
         description="MinHash bands; with 4 rows, 32 find 99.98 % of pairs at Jaccard 0.75.",
     )
     rows: int = Field(default=4, ge=1, le=32, description="Hashes in a band.")
-    keep: Literal["first", "longest"] = Field(
-        default="first", description="Which conversation of a cluster stays."
+    keep: Literal["first", "longest", "best"] = Field(
+        default="first",
+        description="Which conversation of a cluster stays; the best has the highest `score`, or else passes "
+        "the quality rules of `filter` with their defaults, and is the longest of such.",
+    )
+    score: str | None = Field(
+        default=None, description="Metadata key with a number by which the best of a cluster is known."
     )
     seed: int = Field(default=42, ge=0, description="Seed of the MinHash permutations.")
+
+    @model_validator(mode="after")
+    def _score_has_a_use(self) -> DeduplicateConfig:
+        if self.score and self.keep != "best":
+            raise ValueError(f"score is read with keep: best alone, not with keep: {self.keep}")
+        return self
 
 
 @stage(produces=Dataset, version=1)
 def deduplicate(out: Output, config: DeduplicateConfig, conversations: Dataset) -> None:
     """Keep one conversation of every cluster; the others name the one they follow and how alike they are."""
-    from pipeline_lib import records
-    from pipeline_lib.curation.near_duplicates import cluster
-    from pipeline_lib.curation.shingles import exact_keys
-    from pipeline_lib.settings import settings
+    import numpy as np
 
-    ids, lengths, texts = _read(out, conversations, config.compare)
-    clusters = cluster(
-        texts,
-        threshold=config.threshold,
-        ngram=config.ngram,
-        bands=config.bands,
-        rows=config.rows,
-        seed=config.seed,
-        workers=settings().workers,
-    )
-    clusters = _blanks_apart(clusters, lengths)
-    keys = [tuple(key) for key in exact_keys(texts, workers=settings().workers).tolist()]
-    survivors = _survivors(clusters, lengths, config.keep)
+    from pipeline_lib import records
+
+    index, ids, blank, worth = _read(out, conversations, config)
+    clusters = _blanks_apart(index.clusters(config.threshold), blank)
+    fates = _Fates(clusters, _survivors(clusters, worth), ids, index.keys)
     read = 0
     with records.DatasetWriter(out.path) as writer:
         for batch in out.track(
             records.batches(conversations.shards()), "writing", conversations.count(), len
         ):
-            places = range(read, read + batch.num_rows)
-            writer.sift(batch, [_verdict(i, clusters, survivors, ids, keys) for i in places])
+            writer.sift(batch, fates.of(read, batch.num_rows))
             read += batch.num_rows
     _write_clusters(out, ids, clusters)
-    out.stats = {
-        **writer.stats(read),
-        "clusters": len({clusters.roots[i] for i in range(read) if clusters.roots[i] != i}),
-    }
+    out.stats = {**writer.stats(read), "clusters": len(np.unique(clusters.roots[clusters.duplicates]))}
 
 
 def compared(batch: pa.RecordBatch, compare: Compared) -> list[str]:
@@ -100,60 +108,131 @@ def compared(batch: pa.RecordBatch, compare: Compared) -> list[str]:
 
 
 def _read(
-    out: Output, conversations: Dataset, compare: Compared
-) -> tuple[list[str], list[int], pa.ChunkedArray]:
+    out: Output, conversations: Dataset, config: DeduplicateConfig
+) -> tuple[Index, pa.StringArray, Flags, Worth]:
+    """Return the texts' index, and for each conversation its id, whether it lacks the text, and its worth."""
+    import numpy as np
     import pyarrow as pa
 
     from pipeline_lib import records
+    from pipeline_lib.curation.blocks import cut, digest, in_order
+    from pipeline_lib.curation.kept_blocks import KeptBlocks
+    from pipeline_lib.curation.near_duplicates import Index, Signed
+    from pipeline_lib.settings import settings
 
-    ids: list[str] = []
-    chunks: list[pa.Array] = []
-    for batch in out.track(records.batches(conversations.shards()), "reading", conversations.count(), len):
-        ids += batch.column("id").to_pylist()
-        chunks.append(pa.array(compared(batch, compare), pa.large_string()))
-    lengths = [len(text) for chunk in chunks for text in chunk.to_pylist()]
-    return ids, lengths, pa.chunked_array(chunks, pa.large_string())
+    kept = KeptBlocks(out.blocks)
+    workers = settings().workers
+    index = Index(ngram=config.ngram, bands=config.bands, rows=config.rows, seed=config.seed, workers=workers)
+
+    def read(block: pa.RecordBatch) -> dict[str, Any]:
+        key = "" if kept.off else digest(block)
+        known = kept.read_arrays(key)
+        if known is None:
+            texts = compared(block, config.compare)
+            lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+            known = {"blank": lengths == 0, "worth": _worth(block, config, lengths)}
+            known |= index.sign(texts)._asdict()
+            kept.write_arrays(key, known)
+        return {"id": block.column("id"), **known}
+
+    ids, blank, worth = [], [], []
+    blocks = cut(records.batches(conversations.shards()))
+    with ThreadPoolExecutor(workers) as pool:
+        found = in_order(blocks, lambda block: pool.submit(read, block).result)
+        for one in out.track(found, "reading", conversations.count(), lambda one: len(one["id"])):
+            index.extend(Signed(*(one[name] for name in Signed._fields)))
+            ids.append(one["id"])
+            blank.append(one["blank"])
+            worth.append(one["worth"])
+    columns = len(worth[0]) if worth else 0
+    return (
+        index,
+        pa.concat_arrays(ids) if ids else pa.array([], pa.string()),
+        np.concatenate([np.empty(0, np.bool_), *blank]),
+        np.concatenate([np.empty((columns, 0)), *worth], axis=1),
+    )
 
 
-def _blanks_apart(clusters: Clusters, lengths: list[int]) -> Clusters:
+def _worth(batch: pa.RecordBatch, config: DeduplicateConfig, lengths: Positions) -> Worth:
+    """Return what makes one conversation of a cluster better than another, the weightiest first (k by n)."""
+    import numpy as np
+
+    if config.keep == "first":
+        return np.empty((0, len(lengths)))
+    if config.keep == "longest":
+        return np.array([lengths], np.float64)
+    if config.score:
+        scores = [json.loads(text or "{}").get(config.score) for text in batch.column("metadata").to_pylist()]
+        return np.array([[_number(score) for score in scores], lengths], np.float64)
+    from pipeline_lib.curation.quality.limits import InstructLimits, WebLimits
+    from pipeline_lib.curation.quality.verdicts import verdicts
+
+    faults = verdicts(batch, InstructLimits(), WebLimits())
+    return np.array([[fault is None for fault in faults], lengths], np.float64)
+
+
+def _number(score: object) -> float:
+    """Return a score as a number; one that is none, or is missing, is below all others."""
+    try:
+        number = float(str(score))
+    except ValueError:
+        return -math.inf
+    return -math.inf if math.isnan(number) else number
+
+
+def _blanks_apart(clusters: Clusters, blank: Flags) -> Clusters:
     """Return the clusters with every empty text on its own: two conversations that lack it are no copies."""
     import numpy as np
 
     from pipeline_lib.curation.clusters import Clusters
 
-    blank, own = np.array(lengths, np.int64) == 0, np.arange(len(lengths))
+    own = np.arange(len(blank))
     roots, partners = np.where(blank, own, clusters.roots), np.where(blank, own, clusters.partners)
     return Clusters(roots, partners, np.where(blank, 1.0, clusters.jaccards))
 
 
-def _survivors(clusters: Clusters, lengths: list[int], keep: str) -> dict[int, int]:
-    """Return for every cluster (by its root) the place of the conversation that stays."""
-    best: dict[int, int] = {}
-    for place, root in enumerate(clusters.roots.tolist()):
-        held = best.setdefault(root, place)
-        if keep == "longest" and lengths[place] > lengths[held]:
-            best[root] = place
-    return best
+def _survivors(clusters: Clusters, worth: Worth) -> Positions:
+    """Return for each conversation the place of the one of its cluster that stays: the first of the best."""
+    import numpy as np
+
+    order = np.lexsort((np.arange(len(clusters)), *(-worth[::-1]), clusters.roots))
+    heads = order[np.diff(clusters.roots[order], prepend=-1) != 0]
+    survivors = np.empty(len(clusters), np.int64)
+    survivors[clusters.roots[heads]] = heads
+    return survivors[clusters.roots]
 
 
-def _verdict(
-    place: int, clusters: Clusters, survivors: dict[int, int], ids: list[str], keys: list[tuple[int, ...]]
-) -> tuple[str, str] | None:
-    survivor = survivors[int(clusters.roots[place])]
-    if survivor == place:
-        return None
-    if keys[place] == keys[survivor]:
-        return "exact_duplicate", f"follows {ids[survivor]}"
-    # The root that the longest one displaced has no partner of its own; its cluster's members were verified.
-    partner = int(clusters.partners[place])
-    through = "" if partner in (survivor, place) else f" through {ids[partner]}"
-    return (
-        "near_duplicate",
-        f"follows {ids[survivor]}{through} (Jaccard {float(clusters.jaccards[place]):.3f})",
-    )
+@dataclass(frozen=True)
+class _Fates:
+    """Why each conversation that follows another one is dropped."""
+
+    clusters: Clusters
+    survivors: Positions
+    ids: pa.StringArray
+    keys: tuple[Keys, Keys]
+
+    def of(self, begin: int, count: int) -> list[tuple[str, str] | None]:
+        """Return the verdicts on ``count`` conversations from the place ``begin`` on."""
+        survivors = self.survivors[begin : begin + count].tolist()
+        return [
+            None if survivor == place else self._follows(place, survivor)
+            for place, survivor in enumerate(survivors, start=begin)
+        ]
+
+    def _follows(self, place: int, survivor: int) -> tuple[str, str]:
+        name = self.ids[survivor].as_py()
+        if all(half[place] == half[survivor] for half in self.keys):
+            return "exact_duplicate", f"follows {name}"
+        # The root that a better one displaced has no partner of its own; its cluster's members were verified.
+        partner = int(self.clusters.partners[place])
+        through = "" if partner in (survivor, place) else f" through {self.ids[partner].as_py()}"
+        return (
+            "near_duplicate",
+            f"follows {name}{through} (Jaccard {float(self.clusters.jaccards[place]):.3f})",
+        )
 
 
-def _write_clusters(out: Output, ids: list[str], clusters: Clusters) -> None:
+def _write_clusters(out: Output, ids: pa.StringArray, clusters: Clusters) -> None:
     """Keep every conversation's cluster, for whoever wants to look or to split by it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -161,7 +240,7 @@ def _write_clusters(out: Output, ids: list[str], clusters: Clusters) -> None:
     table = pa.table(
         {
             "id": ids,
-            "cluster": [ids[root] for root in clusters.roots.tolist()],
+            "cluster": ids.take(pa.array(clusters.roots)),
             "similarity": pa.array(clusters.jaccards, pa.float32()),
         }
     )

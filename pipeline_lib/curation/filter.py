@@ -8,7 +8,8 @@ decides, in the order of ``TALK_RULES`` and ``TURN_RULES`` in ``quality.instruct
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
@@ -16,6 +17,11 @@ from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
 from pipeline_lib.curation.quality.limits import PRESETS, InstructLimits, Preset, WebLimits
 from pipeline_lib.kinds import Dataset
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline_lib.curation.blocks import Outcome
 
 
 class FilterConfig(InstructLimits, WebLimits):
@@ -34,13 +40,14 @@ class FilterConfig(InstructLimits, WebLimits):
 @stage(produces=Dataset, version=1)
 def filter(out: Output, config: FilterConfig, conversations: Dataset) -> None:
     """Keep the conversations that no quality rule drops."""
-    from pipeline_lib import records
+    from pipeline_lib.curation.blocks import sift
+
+    for _ in sift(out, conversations, partial(_judged, config)):
+        pass
+
+
+def _judged(config: FilterConfig, block: pa.RecordBatch) -> Outcome:
+    from pipeline_lib.curation.blocks import Outcome
     from pipeline_lib.curation.quality.verdicts import verdicts
 
-    shards = conversations.shards()
-    read = conversations.count()
-    batches = out.track(records.batches(shards), total=read, size=lambda batch: batch.num_rows)
-    with records.DatasetWriter(out.path) as writer:
-        for batch in batches:
-            writer.sift(batch, verdicts(batch, config, config))
-    out.stats.update(writer.stats(read=read))
+    return Outcome(block, verdicts(block, config, config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -14,6 +15,8 @@ from pipeline_lib.kinds import Dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from pipeline_lib.curation.blocks import Outcome
 
 # The two prompts of Stanford Alpaca (Taori et al. 2023, train.py PROMPT_DICT).
 ALPACA_WITH_INPUT = (
@@ -45,18 +48,18 @@ class FormatConfig(StageConfig):
 @stage(produces=Dataset, version=1)
 def format(out: Output, config: FormatConfig, conversations: Dataset) -> None:
     """Every conversation in the configured form, plain texts kept or dropped with the reason."""
-    from pipeline_lib import records
+    from pipeline_lib.curation.blocks import sift
 
-    read = 0
-    with records.DatasetWriter(out.path) as writer:
-        for batch in out.track(
-            records.batches(conversations.shards()), total=conversations.count(), size=len
-        ):
-            read += batch.num_rows
-            rows = batch.to_pylist()
-            verdicts = [_verdict(row, config) for row in rows]
-            writer.sift(_formatted(rows, config), verdicts)
-    out.stats = writer.stats(read)
+    for _ in sift(out, conversations, partial(_judged, config)):
+        pass
+
+
+def _judged(config: FormatConfig, block: pa.RecordBatch) -> Outcome:
+    from pipeline_lib.curation.blocks import Outcome
+
+    rows = block.to_pylist()
+    verdicts = [_verdict(row, config) for row in rows]
+    return Outcome(_formatted(rows, config), verdicts)
 
 
 def _verdict(row: dict[str, Any], config: FormatConfig) -> tuple[str, str] | None:
@@ -80,24 +83,32 @@ def _formatted(rows: list[dict[str, Any]], config: FormatConfig) -> pa.RecordBat
         if config.system and row["messages"][0]["role"] != "system":
             row["messages"] = [records.message("system", config.system), *row["messages"]]
         if config.style == "alpaca":
-            row["messages"] = [_alpaca(m, _input(row)) if m["role"] == "user" else m for m in row["messages"]]
+            given = _input(row)
+            row["messages"] = [_alpaca(m, given) if m["role"] == "user" else m for m in row["messages"]]
     return records.from_rows(rows)
 
 
-def _alpaca(message: dict[str, Any], given: str) -> dict[str, Any]:
+def _alpaca(message: dict[str, Any], given: object) -> dict[str, Any]:
     """Return the user's message under Alpaca's prompt, its input apart where the row had one."""
-    lines = str(message["content"] or "").split("\n")
-    begin = _first_line_of(given, lines)
-    instruction, rest = ("\n".join(part).strip("\n") for part in (lines[:begin], lines[begin:]))
+    instruction, rest = (part.strip("\n") for part in split_input(str(message["content"] or ""), given))
     layout = ALPACA_WITH_INPUT if rest else ALPACA
     return {**message, "content": layout.format(instruction=instruction, input=rest)}
 
 
-def _input(row: dict[str, Any]) -> str:
+def _input(row: dict[str, Any]) -> object:
     """Return the input that an Alpaca row, or the context that a Dolly row was read with."""
     metadata = json.loads(row["metadata"] or "{}")
-    given = metadata.get("input") or metadata.get("context")
-    return str(given) if isinstance(given, str | int | float) else ""
+    return metadata.get("input") or metadata.get("context")
+
+
+def split_input(content: str, given: object) -> tuple[str, str]:
+    """Return a user's message as instruction and input, where it ends with the input that was ``given``.
+
+    Joined by a line end the two are the message; the input is empty where none stands below an instruction.
+    """
+    lines = content.split("\n")
+    begin = _first_line_of(str(given) if isinstance(given, str | int | float) else "", lines)
+    return "\n".join(lines[:begin]), "\n".join(lines[begin:])
 
 
 def _first_line_of(given: str, lines: list[str]) -> int:

@@ -18,7 +18,7 @@ results depend on the texts and their order alone, not on batches or workers.
 from collections.abc import Iterator
 from copy import copy
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from pipeline_lib.curation.clusters import Clusters, Forest
 from pipeline_lib.curation.columns import TextColumns
 from pipeline_lib.curation.matching import BestPartners, Matches
 from pipeline_lib.curation.minhash import BANDS, ROWS, permutations, signatures
-from pipeline_lib.curation.shingles import Texts, shingle_blocks
+from pipeline_lib.curation.shingles import Shingles, Texts, shingle, shingle_blocks
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Positions: TypeAlias = npt.NDArray[np.int64]
@@ -37,6 +37,19 @@ Similarities: TypeAlias = npt.NDArray[np.float64]
 
 NGRAM = 5
 THRESHOLD = 0.8
+
+
+class Signed(NamedTuple):
+    """What an index remembers of n texts."""
+
+    hashes: Hashes
+    """All their shingles, text by text."""
+    sizes: Positions
+    """How many shingles each text has (n)."""
+    keys: Hashes
+    """Exact keys (n by 2)."""
+    bands: npt.NDArray[np.uint32]
+    """Band keys (bands by n)."""
 
 
 class Index:
@@ -69,8 +82,31 @@ class Index:
     def add(self, texts: Texts) -> None:
         """Read a batch of texts; they take the next indices, in order."""
         for block in shingle_blocks(texts, self._ngram, self._words, self._workers):
-            keys = signatures(block.hashes, block.offsets, self._maps)
-            self._columns.append(block.hashes, np.diff(block.offsets), block.keys, keys)
+            self.extend(self._signed(block))
+
+    def extend(self, signed: "Signed") -> None:
+        """Take in texts by what ``sign`` of an index with the same settings said about them."""
+        self._columns.append(*signed)
+
+    def sign(self, texts: Texts) -> "Signed":
+        """Return what the index would remember of the texts, which stay outside of it; safe in threads."""
+        parts = [self._signed(block) for block in shingle_blocks(texts, self._ngram, self._words)]
+        if len(parts) == 1:
+            return parts[0]
+        nothing = self._signed(shingle([], self._ngram, words=self._words))
+        hashes, sizes, keys, bands = zip(nothing, *parts, strict=True)
+        return Signed(
+            np.concatenate(hashes), np.concatenate(sizes), np.concatenate(keys), np.concatenate(bands, axis=1)
+        )
+
+    def _signed(self, block: Shingles) -> "Signed":
+        bands = signatures(block.hashes, block.offsets, self._maps)
+        return Signed(block.hashes, np.diff(block.offsets), block.keys, bands)
+
+    @property
+    def keys(self) -> tuple[Hashes, Hashes]:
+        """The two halves of every text's exact key: both are equal where two texts have the same words."""
+        return self._columns.first_keys.array(), self._columns.second_keys.array()
 
     def clusters(self, threshold: float = THRESHOLD) -> Clusters:
         """Return the clusters of all texts so far, linked by pairs of at least this Jaccard similarity."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +19,8 @@ from pipeline_lib.kinds import Dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from pipeline_lib.curation.blocks import Outcome
 
 # Zero-width and bidirectional controls, soft hyphen, byte-order mark; the joiners U+200C/D have a meaning.
 INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
@@ -49,21 +53,21 @@ class NormalizeConfig(StageConfig):
 @stage(produces=Dataset, version=1)
 def normalize(out: Output, config: NormalizeConfig, conversations: Dataset) -> None:
     """Every text in one Unicode form without invisible characters, every conversation in regular turns."""
-    from pipeline_lib import records
+    from pipeline_lib.curation.blocks import sift
 
-    clean = text_normalizer(fix_encoding=config.fix_encoding)
-    read = changed = turned = 0
-    with records.DatasetWriter(out.path) as writer:
-        for batch in out.track(
-            records.batches(conversations.shards()), total=conversations.count(), size=len
-        ):
-            read += batch.num_rows
-            batch, touched = records.map_contents(batch, clean)
-            changed += touched
-            batch, verdicts, regular = regular_turns(batch, config)
-            turned += regular
-            writer.sift(batch, verdicts)
-    out.stats = {**writer.stats(read), "texts_changed": changed, "turns_changed": turned}
+    changed: Counter[str] = Counter(texts_changed=0, turns_changed=0)
+    for counts in sift(out, conversations, partial(_normalized, config)):
+        changed.update(counts)
+    out.stats.update(changed)
+
+
+def _normalized(config: NormalizeConfig, block: pa.RecordBatch) -> Outcome:
+    from pipeline_lib import records
+    from pipeline_lib.curation.blocks import Outcome
+
+    texts, changed = records.map_contents(block, text_normalizer(fix_encoding=config.fix_encoding))
+    batch, verdicts, turned = regular_turns(texts, config)
+    return Outcome(batch, verdicts, {"texts_changed": changed, "turns_changed": turned})
 
 
 def text_normalizer(*, fix_encoding: bool) -> Callable[[str], str]:

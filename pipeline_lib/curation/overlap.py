@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import xxhash
@@ -47,6 +47,8 @@ class Benchmarks:
         self._by_long: dict[int, int] = {}
         self._by_short: dict[int, list[tuple[int, int]]] = {}
         self._whole: dict[int, dict[int, int]] = {}
+        self._probe = min(long_ngram, short_ngram, VERY_SHORT)
+        self._probes: set[tuple[str, ...]] = set()
         words = [words_of(text) for _, text in prompts]
         self._templates = self._common(words)
         for index, found in enumerate(words):
@@ -67,6 +69,7 @@ class Benchmarks:
 
     def _add(self, index: int, words: list[str]) -> None:
         self._lengths.append(len(words))
+        self._probes.update(self._probes_of(words))
         for gram in ngrams(words, self._long):
             if gram not in self._templates:
                 self._by_long.setdefault(gram, index)
@@ -91,7 +94,13 @@ class Benchmarks:
                 return f"the same as {self._names[index]}"
         return None
 
+    def _probes_of(self, words: list[str]) -> Iterator[tuple[str, ...]]:
+        """Yield the shortest runs of words without which nothing is found: next to no text has one."""
+        return zip(*(words[begin:] for begin in range(self._probe)), strict=False)
+
     def _find(self, words: list[str]) -> str | None:
+        if self._probes.isdisjoint(self._probes_of(words)):
+            return None
         for gram in ngrams(words, self._long):
             if gram in self._by_long:
                 return f"{self._long}-gram of {self._names[self._by_long[gram]]}"

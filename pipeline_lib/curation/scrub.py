@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -18,7 +20,8 @@ from pipeline_lib.kinds import Dataset
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline_lib.curation.personal_data.replace import Replacer
+    from pipeline_lib.curation.blocks import Outcome
+    from pipeline_lib.personal_data.recognise import Recogniser
 
 Kind = Literal[
     "email",
@@ -55,61 +58,70 @@ class ScrubConfig(StageConfig):
         description="Put `<EMAIL_1>` in its place, put an invented value in its place (needs Faker), or "
         "drop the conversation.",
     )
+    names: Literal["none", "presidio"] = Field(
+        default="none",
+        description="Find names of persons, places and organisations by a model too: that of "
+        "presidio-analyzer, which must be installed.",
+    )
+    names_language: str = Field(
+        default="en", pattern="^[a-z]{2}$", description="Language of the names' model (ISO 639-1)."
+    )
+    names_threshold: float = Field(
+        default=0.5, ge=0, le=1, description="Least score of the names' model that counts."
+    )
     seed: int = Field(default=42, ge=0, description="Seed of the invented values.")
 
 
-@stage(produces=Dataset, version=1)
+@stage(produces=Dataset, version=2)
 def scrub(out: Output, config: ScrubConfig, conversations: Dataset) -> None:
     """No personal data of the configured kinds in any message; each is counted, none is written down."""
-    from pipeline_lib import records
-    from pipeline_lib.curation.personal_data.replace import Replacer
+    from pipeline_lib.curation.blocks import sift
 
-    replacer = Replacer(kinds=config.kinds, seed=config.seed)
     found = _Findings()
-    read = 0
-    with records.DatasetWriter(out.path) as writer:
-        for batch in out.track(
-            records.batches(conversations.shards()), total=conversations.count(), size=len
-        ):
-            read += batch.num_rows
-            scrubbed, verdicts = _scrubbed(batch, config, replacer, found)
-            writer.sift(scrubbed, verdicts)
-    out.stats = {
-        **writer.stats(read),
-        "found": dict(sorted(found.values.items())),
-        "conversations_touched": found.conversations,
-    }
+    for counts in sift(out, conversations, partial(_scrubbed, config)):
+        found.take_in(_Findings(**counts))
+    out.stats["found"] = dict(sorted(found.values.items()))
+    out.stats["conversations_touched"] = found.conversations
     (out.path / "examples.json").write_text(
         json.dumps(found.examples, indent=1, sort_keys=True), encoding="utf-8"
     )
 
 
+@dataclass
 class _Findings:
     """What was found so far: counts by kind, and a few masked examples."""
 
-    def __init__(self) -> None:
-        self.values: Counter[str] = Counter()
-        self.conversations = 0
-        self.examples: dict[str, list[str]] = {}
+    values: dict[str, int] = field(default_factory=dict)
+    conversations: int = 0
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def take_in(self, other: _Findings) -> None:
+        self.conversations += other.conversations
+        for kind, count in other.values.items():
+            self.values[kind] = self.values.get(kind, 0) + count
+        for kind, shown in other.examples.items():
+            held = self.examples.setdefault(kind, [])
+            held += [masked for masked in shown if masked not in held][: EXAMPLES_PER_KIND - len(held)]
 
     def add(self, counts: Counter[str], examples: list[tuple[str, str]]) -> None:
-        self.values += counts
-        self.conversations += 1
-        for kind, masked in examples:
-            held = self.examples.setdefault(kind, [])
-            if len(held) < EXAMPLES_PER_KIND and masked not in held:
-                held.append(masked)
+        shown = {
+            kind: list(dict.fromkeys(masked for k, masked in examples if k == kind)) for kind, _ in examples
+        }
+        self.take_in(_Findings(dict(counts), 1, shown))
 
 
-def _scrubbed(
-    batch: pa.RecordBatch, config: ScrubConfig, replacer: Replacer, found: _Findings
-) -> tuple[pa.RecordBatch, list[tuple[str, str] | None]]:
+def _scrubbed(config: ScrubConfig, batch: pa.RecordBatch) -> Outcome:
     from pipeline_lib import records
+    from pipeline_lib.curation.blocks import Outcome
+    from pipeline_lib.personal_data.replace import Replacer
 
+    replacer = Replacer(kinds=config.kinds, recognisers=_recognisers(config), seed=config.seed)
+    found = _Findings()
     verdicts: list[tuple[str, str] | None] = [None] * batch.num_rows
-    places = _suspects(batch, config)
+    # No pattern tells where a name may be: then every conversation is looked at.
+    places = list(range(batch.num_rows)) if replacer.recognisers else _suspects(batch, config)
     if not places:
-        return batch, verdicts
+        return Outcome(batch, verdicts, asdict(found))
     rows = batch.to_pylist()
     for place in places:
         texts = _texts(rows[place])
@@ -125,7 +137,17 @@ def _scrubbed(
                     "personal_data",
                     ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items())),
                 )
-    return records.from_rows(rows), verdicts
+    return Outcome(records.from_rows(rows), verdicts, asdict(found))
+
+
+@lru_cache(maxsize=1)
+def _recognisers(config: ScrubConfig) -> tuple[Recogniser, ...]:
+    """Return what finds names, loaded once in a process."""
+    if config.names == "none":
+        return ()
+    from pipeline_lib.personal_data.recognise import presidio_recogniser
+
+    return (presidio_recogniser(config.names_language, config.names_threshold),)
 
 
 def _suspects(batch: pa.RecordBatch, config: ScrubConfig) -> list[int]:
@@ -133,7 +155,7 @@ def _suspects(batch: pa.RecordBatch, config: ScrubConfig) -> list[int]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipeline_lib.curation.personal_data.detect import suspicious
+    from pipeline_lib.personal_data.detect import suspicious
 
     suspects: set[int] = set()
     for column in LISTS:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from pipeline_lib.curation.deduplicate import DeduplicateConfig, deduplicate
 from tests.curation.conftest import Row, Workshop, chat, found, message, pair, reasons, text
@@ -90,6 +91,25 @@ def test_the_longest_of_a_cluster_stays_where_that_is_asked_for(workshop: Worksh
         if root not in best or len(whole(row)) > len(whole(best[root])):
             best[root] = row
     assert [row["id"] for row in found(made)] == sorted(row["id"] for row in best.values())
+
+
+def test_the_best_of_a_cluster_stays_by_its_score_or_the_quality_rules(workshop: Workshop) -> None:
+    asked, answer = " ".join(WORDS[:20]), " ".join(WORDS[50:80])
+    rows = [
+        chat(asked, f"{answer}\n```\nand more of it", name="broken", metadata='{"rating": 2}'),
+        chat(asked, f"{answer} and", name="short", metadata='{"rating": "4.5"}'),
+        chat(asked, f"{answer} and more.", name="good", metadata='{"rating": "none"}'),
+        chat(asked, f"{answer} and more!", name="later"),
+    ]
+
+    def kept(**values: Any) -> list[str]:
+        config = DeduplicateConfig(threshold=0.7, keep="best", **values)
+        return [row["id"] for row in found(workshop.run(deduplicate, config, rows))]
+
+    assert kept() == ["good"]
+    assert kept(score="rating") == ["short"]
+    with pytest.raises(ValidationError, match="keep: best"):
+        DeduplicateConfig(score="rating")
 
 
 def test_case_and_punctuation_make_no_difference(workshop: Workshop) -> None:

@@ -272,6 +272,9 @@ def test_languages_are_compared_only_where_asked_for_and_long_enough() -> None:
     assert judged(german, english, language_mismatch=True) == "language_mismatch"
     assert judged(english + " It rained.", english, language_mismatch=True) is None
     assert judged("Regen.", english, language_mismatch=True) is None
+    assert judged(german, english, languages=("en", "fr")) == "other_language"
+    assert judged(german, english, languages=("de",)) is None
+    assert judged("Regen.", english, languages=("en",)) is None
 
 
 def test_a_tool_call_needs_no_words_and_offered_tools_may_be_declined() -> None:

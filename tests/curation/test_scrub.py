@@ -1,12 +1,16 @@
 """Personal data leave every place of a conversation, alike for the same value, and JSON stays JSON."""
 
 import json
+import re
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pipeline_lib.curation.scrub as scrub_module
 from pipeline_lib.curation.json_texts import texts_in, with_texts
 from pipeline_lib.curation.scrub import ScrubConfig, scrub
 from tests.curation.conftest import Workshop, chat, found, message, pair, reasons, said
@@ -86,6 +90,30 @@ def test_scrubbing_twice_changes_nothing_more(workshop: Workshop) -> None:
 def test_kinds_that_are_not_asked_for_stay(workshop: Workshop) -> None:
     made = workshop.run(scrub, ScrubConfig(kinds=("phone",)), ROWS[:1])
     assert said(found(made)[0])[0] == f"I am {MAIL}, call <PHONE_1>."
+
+
+@pytest.fixture
+def presidio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An analyser that knows the one name Ann, in the place of presidio-analyzer, whose model is not here."""
+
+    class AnalyzerEngine:
+        def analyze(self, text: str, language: str, entities: list[str], score_threshold: float) -> list[Any]:
+            at = [match.span() for match in re.finditer("Ann", text)] if "PERSON" in entities else []
+            return [SimpleNamespace(entity_type="PERSON", start=begin, end=end) for begin, end in at]
+
+    monkeypatch.setitem(sys.modules, "presidio_analyzer", SimpleNamespace(AnalyzerEngine=AnalyzerEngine))
+    scrub_module._recognisers.cache_clear()
+
+
+def test_names_are_found_by_a_model_where_that_is_asked_for(workshop: Workshop, presidio: None) -> None:
+    rows = [chat("I am Ann.", "Hello Ann, mail ann@acme.io.", name="1"), chat("Hi", "Yo", name="2")]
+    plain = workshop.run(scrub, ScrubConfig(), rows)
+    assert said(found(plain)[0]) == ["I am Ann.", "Hello Ann, mail <EMAIL_1>."]
+    made = workshop.run(scrub, ScrubConfig(names="presidio"), rows)
+    assert said(found(made)[0]) == ["I am <PERSON_1>.", "Hello <PERSON_1>, mail <EMAIL_1>."]
+    assert made.manifest.stats["found"] == {"email": 1, "person": 2}
+    again = workshop.run(scrub, ScrubConfig(names="presidio"), made)
+    assert found(again) == found(made)
 
 
 def test_workers_and_shards_do_not_change_a_byte(same_bytes: Any) -> None:

@@ -159,3 +159,55 @@ def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
 
 def test_workers_and_shards_do_not_change_a_byte(same_bytes: Any) -> None:
     same_bytes(split, LOOSE, family(5, 60))
+
+
+def dated(rows: list[Row]) -> list[Row]:
+    """Return the rows with a day each, the first the oldest, and a topic of two, one of them rare."""
+    return [
+        {
+            **row,
+            "source": "rare" if i % 20 == 0 else "usual",
+            "metadata": json.dumps({"day": f"2024-{1 + i // 28:02d}-{1 + i % 28:02d}", "topic": i % 20 == 0}),
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+def test_a_number_of_conversations_can_be_asked_for(workshop: Workshop) -> None:
+    stats = workshop.run(split, SplitConfig(validation=7, test=50), strangers(300)).manifest.stats
+    assert (stats["test"], stats["validation"], stats["train"]) == (50, 7, 243)
+    with pytest.raises(DataError, match="train has 0"):
+        workshop.run(split, SplitConfig(test=300), strangers(300))
+
+
+@pytest.mark.parametrize("by", ["source", "topic"])
+def test_every_stratum_is_split_in_the_shares_asked_for(workshop: Workshop, by: str) -> None:
+    rows = dated(strangers(400))
+    made = workshop.run(split, SplitConfig(validation=0.1, test=0.2, stratify=by), rows)
+    counts = {part: [row["source"] == "rare" for row in found(made, part)] for part in ("validation", "test")}
+    assert {part: (len(rare), sum(rare)) for part, rare in counts.items()} == (
+        {"validation": (40, 2), "test": (80, 4)}
+    )
+
+
+def test_the_newest_conversations_are_the_test(workshop: Workshop) -> None:
+    rows = dated(strangers(200))
+    random.Random(1).shuffle(rows)
+    made = workshop.run(split, SplitConfig(validation=0.1, test=0.2, time="day"), rows)
+    days = {part: [json.loads(row["metadata"])["day"] for row in found(made, part)] for part in PARTS}
+    assert max(days["train"]) < min(days["validation"]) <= max(days["validation"]) < min(days["test"])
+    assert [len(days[part]) for part in PARTS] == [140, 20, 40]
+    with pytest.raises(DataError, match="no conversation has the metadata key 'when'"):
+        workshop.run(split, SplitConfig(time="when"), rows)
+
+
+def test_near_duplicates_and_groups_stay_together_by_rank_too(workshop: Workshop) -> None:
+    rows = dated([row for seed in range(4) for row in renamed(family(seed, 120), str(seed))])
+    for config in (
+        LOOSE.model_copy(update={"stratify": "source"}),
+        LOOSE.model_copy(update={"time": "day"}),
+        LOOSE.model_copy(update={"test": 60.0}),
+    ):
+        made = workshop.run(split, config, rows)
+        assert straddling(rows, sides(made), config.threshold) == []
+        assert made.manifest.stats["leaks"]["test_in_train"] == 0

@@ -237,6 +237,14 @@ def language_mismatch(turn: Turn, limits: InstructLimits) -> str | None:
     )
 
 
+def other_language(turn: Turn, limits: InstructLimits) -> str | None:
+    """Drop an answer in none of the languages asked for."""
+    if not limits.languages:
+        return None
+    language = _language(turn.answer[:500], limits.language_from_letters)
+    return None if language is None or language in limits.languages else language
+
+
 def toxic_words(turn: Turn, limits: InstructLimits) -> str | None:
     """Drop a prompt or an answer that holds a listed word."""
     if not limits.toxic_words:
@@ -296,5 +304,6 @@ TURN_RULES: tuple[TurnRule, ...] = (
     broken_fence,
     broken_markup,
     language_mismatch,
+    other_language,
     toxic_words,
 )

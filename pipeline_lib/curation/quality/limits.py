@@ -143,8 +143,12 @@ class InstructLimits(StageConfig):
     language_mismatch: bool = Field(
         default=False, description="Drop an answer in another language than its prompt (py3langid)."
     )
+    languages: Words = Field(
+        default=(),
+        description="Languages (ISO 639-1) that an answer may be in (py3langid); empty allows all.",
+    )
     language_from_letters: int = Field(
-        default=50, ge=1, description="Fewest letters on both sides for languages to be compared."
+        default=50, ge=1, description="Fewest letters of a text whose language is judged."
     )
     toxic_words: Words = Field(
         default=(), description="Words, case folded, that neither prompt nor answer may hold."

@@ -1,0 +1,205 @@
+"""Blocks: stages that judge conversation by conversation, on all cores or a Ray cluster, nothing twice.
+
+A *block* is a run of conversations that ends where an id says so (after about a thousand of them, at most
+``MOST_ROWS``). Since ids come from content, most blocks of a dataset stay the same bytes when conversations
+are added, taken out or moved. What a stage made of a block is kept in the store (``Output.blocks``) under
+the digest of the block's bytes, so that a dataset with one per cent of new conversations costs little more
+than that one per cent to judge. Results come in the order of the blocks whatever computed them: the bytes
+that a stage writes are the same with and without what was kept, and for any number of workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline_lib import records
+from pipeline_lib.core.output import Output
+from pipeline_lib.curation.kept_blocks import KeptBlocks
+from pipeline_lib.kinds import Dataset
+from pipeline_lib.settings import settings
+
+MOST_ROWS = 4_096
+_END = "^00[0-3]"
+"""How the id of a block's last conversation begins: one id of 1,024, as they are hashes."""
+_AT_HOME = 8
+"""Blocks that are judged in this process before others are started for the rest."""
+_AHEAD = 4
+"""Blocks for each worker that are read before the first of them is needed."""
+
+T = TypeVar("T")
+Verdict = tuple[str, str] | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage made of a block: as many rows as it was given, in their order."""
+
+    batch: pa.RecordBatch
+    verdicts: Sequence[Verdict]
+    """None for a conversation that is kept, else reason and detail."""
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that the stage adds up."""
+
+
+Judge = Callable[[pa.RecordBatch], Outcome]
+"""A stage's work on one block; it goes to other processes, so it can be pickled."""
+
+
+def judged(out: Output, conversations: Dataset, judge: Judge) -> Iterator[Outcome]:
+    """Yield what ``judge`` makes of each block of the kept conversations, in order."""
+    kept = KeptBlocks(out.blocks)
+    found = _judged(cut(records.batches(conversations.shards())), kept, judge)
+    yield from out.track(found, total=conversations.count(), size=lambda one: one.batch.num_rows)
+
+
+def sift(out: Output, conversations: Dataset, judge: Judge) -> Iterator[Mapping[str, Any]]:
+    """Write what is kept and dropped of the conversations, yield each block's counts, and set the stats."""
+    read = 0
+    with records.DatasetWriter(out.path) as writer:
+        for outcome in judged(out, conversations, judge):
+            read += outcome.batch.num_rows
+            writer.sift(outcome.batch, outcome.verdicts)
+            yield outcome.counts
+    out.stats.update(writer.stats(read))
+
+
+def cut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the same rows in blocks that depend on the rows alone, not on the batches."""
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        begin = 0
+        lasts = pc.indices_nonzero(pc.match_substring_regex(pc.fill_null(batch.column("id"), ""), _END))
+        ends = {place + 1 for place in lasts.to_pylist()}
+        for end in sorted({*ends, batch.num_rows}):
+            while begin < end:
+                stop = min(end, begin + MOST_ROWS - size)
+                held.append(batch.slice(begin, stop - begin))
+                size, begin = size + stop - begin, stop
+                if size == MOST_ROWS or begin in ends:
+                    yield _whole(held)
+                    held, size = [], 0
+    if held:
+        yield _whole(held)
+
+
+def _whole(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Return the rows in buffers of their own: a slice's bytes depend on what it is a slice of."""
+    table = pa.Table.from_batches(parts).combine_chunks()
+    (whole,) = table.take(pa.array(range(table.num_rows), pa.int64())).to_batches()
+    return whole
+
+
+def digest(block: pa.RecordBatch) -> str:
+    """Return the SHA-256 (hex) of a block's rows in Arrow's form."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, block.schema) as writer:
+        writer.write_batch(block)
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def in_order(
+    blocks: Iterable[pa.RecordBatch], begin: Callable[[pa.RecordBatch], Callable[[], T]]
+) -> Iterator[T]:
+    """Yield what was begun for each block, in order, with a few for each worker under way."""
+    waiting: deque[Callable[[], T]] = deque()
+    for block in blocks:
+        waiting.append(begin(block))
+        if len(waiting) > _AHEAD * settings().workers:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
+
+
+def _judged(blocks: Iterator[pa.RecordBatch], kept: KeptBlocks, judge: Judge) -> Iterator[Outcome]:
+    with _engine(judge, settings().workers) as submit:
+        yield from in_order(blocks, lambda block: _begun(block, kept, submit))
+
+
+def _begun(block: pa.RecordBatch, kept: KeptBlocks, submit: Submit) -> Callable[[], Outcome]:
+    """Return what gives a block's outcome when it is wanted: read from the store, or being worked on."""
+    if kept.off:
+        return submit(block)
+    key = digest(block)
+    known = kept.read(key, block)
+    if known is not None:
+        outcome = Outcome(*known)
+        return lambda: outcome
+    result = submit(block)
+
+    def finish() -> Outcome:
+        outcome = result()
+        kept.write(key, block, outcome.batch, outcome.verdicts, outcome.counts)
+        return outcome
+
+    return finish
+
+
+class Submit(Protocol):
+    """Begins work on a block and returns what waits for its outcome."""
+
+    def __call__(self, block: pa.RecordBatch) -> Callable[[], Outcome]:
+        """Begin."""
+        ...
+
+
+@contextmanager
+def _engine(judge: Judge, workers: int) -> Iterator[Submit]:
+    """Give a way to have blocks judged: by Ray, or in this process and, where many come, in others."""
+    if settings().engine == "ray":
+        from pipeline_lib.curation.on_ray import judging
+
+        with judging(judge) as submit:
+            yield submit
+        return
+    processes = _Processes(judge, workers)
+    try:
+        yield processes.submit
+    finally:
+        processes.close()
+
+
+@dataclass
+class _Processes:
+    """The process itself, and ``workers`` others once there is work for them."""
+
+    judge: Judge
+    workers: int
+    begun: int = 0
+    pool: ProcessPoolExecutor | None = None
+
+    def submit(self, block: pa.RecordBatch) -> Callable[[], Outcome]:
+        self.begun += 1
+        if self.workers == 1 or self.begun <= _AT_HOME:
+            return lambda: self.judge(block)
+        if self.pool is None:
+            # Prefect and Arrow run threads here, which a forked process would not have.
+            context = multiprocessing.get_context("spawn")
+            self.pool = ProcessPoolExecutor(self.workers, context, _remember, (self.judge,))
+        return self.pool.submit(_judge_here, block).result
+
+    def close(self) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+
+_remembered: list[Judge] = []
+
+
+def _remember(judge: Judge) -> None:
+    """Keep what this worker process is to do, so that it is sent once and not with every block."""
+    _remembered[:] = [judge]
+
+
+def _judge_here(block: pa.RecordBatch) -> Outcome:
+    return _remembered[0](block)
