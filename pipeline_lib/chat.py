@@ -13,23 +13,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline_lib.chat_templates import MARKER_TEMPLATE, NAMES, TemplateName
+from pipeline_lib.chat_templates import template as named
 from pipeline_lib.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = Mapping[str, Any]
-
-MARKER_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{{- '<|' + message['role'] + '|>\\n' -}}"
-    "{{- message['content'] + eos_token + '\\n' -}}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}"
-)
-"""A template for a base that comes without one: ``<|role|>``, a line end, the content, the end token."""
-
-TEMPLATES = {"markers": MARKER_TEMPLATE}
+__all__ = [
+    "MARKER_TEMPLATE",
+    "Encoded",
+    "Piece",
+    "TemplateName",
+    "encode",
+    "end_tokens",
+    "pieces",
+    "prompt_ids",
+    "render",
+    "set_template",
+    "stop_ids",
+]
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,11 @@ class Encoded:
 def set_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
     """Give ``tokenizer`` the named template, or keep its own; ConfigError where it then has none."""
     if template is not None:
-        tokenizer.chat_template = TEMPLATES[template]
+        tokenizer.chat_template = named(template, set(tokenizer.get_added_vocab()))
     if not tokenizer.chat_template:
         raise ConfigError(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template; name one: --set "
-            "tokenize.template=markers"
+            f"tokenize.template=chatml (of {', '.join(NAMES)})"
         )
 
 
@@ -191,12 +195,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, cut: Sequence[Sequence[Piece]]) -
     return encoded
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
-    """Return the tokens to generate from: cut at the former assistant's turns as in training."""
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Message]], *, tools: Any = None
+) -> list[list[int]]:
+    """Return the tokens to generate from: cut at the former assistant's turns as in training.
+
+    ``tools`` are what all the prompts may call.
+    """
     cut = []
     for messages in prompts:
-        text = render(tokenizer, messages, prompt=True)
-        former = _cut(tokenizer, messages, text, (), None)
+        text = render(tokenizer, messages, prompt=True, tools=tools)
+        former = _cut(tokenizer, messages, text, (), tools)
         rest = text[sum(len(piece.text) for piece in former) :]
         cut.append([*former, Piece(rest, learn=False)])
     return [encoded.ids for encoded in encode(tokenizer, cut)]

@@ -1,17 +1,23 @@
-"""Work that needs a device runs in a child process, started with ``accelerate launch``.
+"""Work that needs a device runs in child processes, started with ``accelerate launch``.
 
 The parent writes a spec (JSON), the child module reads it, does the work, appends progress lines and
-exits. A crash, a kill or an out-of-memory in the child is an ordinary failure here. The child ends when
-its parent dies: it holds the read end of a pipe that only the parent keeps open.
+exits. A crash, a kill or an out-of-memory in the child is an ordinary failure here. When its parent dies the
+child sends itself SIGTERM, which ends it, or which it answers by saving what it has: it holds the read end of
+a pipe that only the parent keeps open. A child that is still at that holds a lock on the work directory, and
+its successor waits.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +31,37 @@ POLL_SECONDS = 0.2
 PROGRESS = "progress.jsonl"
 FAILURE = "failure.json"
 LOG = "child.log"
+LOCK = "child.lock"
+GRACE_SECONDS = 60
+"""How long a child whose parent is gone, or which is asked to stop, may take to save what it has."""
+
+PARALLEL = {
+    "ddp": (),
+    "fsdp2": (
+        "--use_fsdp",
+        "--fsdp_version=2",
+        "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP",
+        "--fsdp_state_dict_type=FULL_STATE_DICT",
+        "--fsdp_cpu_ram_efficient_loading=true",
+    ),
+    "zero2": ("--use_deepspeed", "--zero_stage=2"),
+    "zero3": ("--use_deepspeed", "--zero_stage=3", "--zero3_init_flag=true", "--zero3_save_16bit_model=true"),
+}
+"""What `accelerate launch` is told for each way of sharing a model among processes."""
+
 EMULATED = ("bf16", "fp16")
 EMULATION = "this CPU emulates half precision, which takes many times longer; choose precision=fp32 here"
 
 
+class DeviceMemoryError(StageError):
+    """The child ran out of its device's memory."""
+
+
 def run_child(module: str, spec: dict[str, Any], work: Path, what: str) -> None:
     """Run ``python -m module`` on ``spec`` under accelerate until it ends, showing its progress.
+
+    ``spec`` may say how many ``processes`` there are to be (else the settings and the devices do), and how
+    they are to hold the model (``parallel``).
 
     Raises the child's own error where it named one, else StageError with the last line it printed.
     """
@@ -41,7 +72,7 @@ def run_child(module: str, spec: dict[str, Any], work: Path, what: str) -> None:
     path.write_text(json.dumps(spec), encoding="utf-8")
     with (work / LOG).open("wb") as log, progress.bar(what) as bar:
         child = subprocess.Popen(
-            [*_command(), "-m", module, str(path)],
+            [*_command(spec.get("parallel", "ddp"), spec.get("processes")), "-m", module, str(path)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -51,16 +82,27 @@ def run_child(module: str, spec: dict[str, Any], work: Path, what: str) -> None:
         try:
             code = _wait(child, work / PROGRESS, bar, what)
         finally:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
             assert child.stdin
             child.stdin.close()
+            _end(child)
     if code:
         raise _failure(work, code, what)
 
 
-def _command() -> list[str]:
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Wait for a child whose pipe was closed, and so was asked to stop; in the end, kill it."""
+    try:
+        child.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _command(parallel: str, processes: int | None) -> list[str]:
+    count = processes or settings().processes or (1 if device() == "cpu" else _device_count())
+    if device() == "cpu" and count > 1:
+        # accelerate starts several processes on CPUs by MPI alone; PyTorch's own launcher needs nothing else.
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     launch = [
         sys.executable,
         "-m",
@@ -69,19 +111,14 @@ def _command() -> list[str]:
         "no",
         "--dynamo_backend",
         "no",
+        "--num_processes",
+        str(count),
+        *PARALLEL[parallel],
+        *shlex.split(settings().launch),
     ]
     if device() == "cpu":
-        return [
-            *launch,
-            "--cpu",
-            "--num_processes",
-            "1",
-            "--num_machines",
-            "1",
-            "--num_cpu_threads_per_process",
-            str(settings().workers),
-        ]
-    return [*launch, "--num_machines", "1", "--num_processes", str(_device_count())]
+        launch += ["--cpu", "--num_cpu_threads_per_process", str(settings().workers)]
+    return launch if "--num_machines" in launch else [*launch, "--num_machines", "1"]
 
 
 def device() -> str:
@@ -160,6 +197,8 @@ def _failure(work: Path, code: int, what: str) -> FinetuneError:
         kind = getattr(errors, named["type"], None)
         if isinstance(kind, type) and issubclass(kind, FinetuneError):
             return kind(named["message"])
+        if named["type"] == "OutOfMemoryError":
+            return DeviceMemoryError(f"the device has too little memory ({named['message'][:120]})")
         return StageError(f"{what} failed: {named['type']}: {named['message']}")
     log = (work / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
@@ -171,9 +210,12 @@ def _failure(work: Path, code: int, what: str) -> FinetuneError:
 
 def child_main(work: Callable[[dict[str, Any], Callable[..., None]], None]) -> None:
     """Run a child's work: read the spec named on the command line, report progress, name the failure."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     path = Path(sys.argv[1])
     main_process = os.environ.get("RANK", "0") == "0"
+    lock = (path.parent / LOCK).open("w")
+    if main_process:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def tell(**event: Any) -> None:
         if main_process:
@@ -205,4 +247,6 @@ def _end_with_parent() -> None:
     # Not sys.stdin: a thread that waits in it holds its lock, and the interpreter cannot end without that.
     while os.read(0, 1):
         continue
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
     os._exit(1)

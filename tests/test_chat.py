@@ -1,5 +1,7 @@
 """Exactly the answers with their end tokens are learnt, and a prompt is the prefix of what was learnt."""
 
+import copy
+import itertools
 import json
 from typing import Any
 
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib import chat
+from pipeline_lib.chat_templates import NAMES
 from pipeline_lib.core.errors import ConfigError, DataError
 
 CHATML = (
@@ -210,7 +213,96 @@ def test_generation_stops_at_the_end_token_and_at_the_templates() -> None:
 def test_a_tokenizer_without_a_template_needs_one_by_name() -> None:
     bare = tokenizer("markers")
     bare.chat_template = None
-    with pytest.raises(ConfigError, match=r"no chat template; name one: --set tokenize\.template=markers"):
+    with pytest.raises(ConfigError, match=r"no chat template; name one: --set tokenize\.template=chatml"):
         chat.set_template(bare, None)
     chat.set_template(bare, "markers")
     assert bare.chat_template == chat.MARKER_TEMPLATE
+
+
+def test_a_prompt_with_tools_is_the_prefix_of_what_was_learnt_with_them() -> None:
+    one = TOKENIZERS["tools"]
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    messages = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2."}]
+    whole = chat.encode(one, [chat.pieces(one, messages, tools=tools)])[0]
+    prompt = chat.prompt_ids(one, [messages[:1]], tools=tools)[0]
+    assert whole.ids[: len(prompt)] == prompt
+    assert prompt != chat.prompt_ids(one, [messages[:1]])[0]
+    assert not any(whole.mask[: len(prompt)])
+    assert all(whole.mask[len(prompt) :])
+
+
+ENDS = {"chatml": "<|im_end|>", "qwen": "<|im_end|>", "llama3": "<|eot_id|>", "gemma": "<end_of_turn>"}
+"""The end tokens that the families have, where a tokenizer has them too; else it is the tokenizer's own."""
+OF_FAMILY = {"chatml": "chatml", "qwen": "chatml", "llama3": "llama", "gemma": "gemma"}
+
+
+def named(name: str, *, family: bool) -> Any:
+    """Return a tokenizer with the named template, with the family's special tokens or none of them."""
+    made = copy.deepcopy(TOKENIZERS[OF_FAMILY.get(name, "markers") if family else "markers"])
+    chat.set_template(made, name)
+    return made
+
+
+def stretches(one: Any, encoded: chat.Encoded) -> list[str]:
+    """Return the text of each run of learnt tokens."""
+    found = itertools.groupby(zip(encoded.ids, encoded.mask, strict=True), key=lambda pair: pair[1])
+    return [one.decode([token for token, _ in run]) for learn, run in found if learn]
+
+
+@pytest.mark.parametrize("family", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_under_every_name_the_answers_are_learnt_and_a_prompt_is_their_prefix(
+    name: str, family: bool
+) -> None:
+    one = named(name, family=family)
+    end = ENDS.get(name, "<|endoftext|>") if family else "<|endoftext|>"
+    messages = [{"role": "system", "content": "Be brief."}, *TALK]
+    (encoded,) = chat.encode(one, [chat.pieces(one, messages)])
+    last = "fine" if name in ("llama3", "gemma") else " fine "
+    assert stretches(one, encoded) == ["Hello\n\nyou" + end, last + end]
+    for answer in (2, 4):
+        (prompt,) = chat.prompt_ids(one, [messages[:answer]])
+        assert encoded.ids[: len(prompt)] == prompt
+        assert encoded.mask[len(prompt)]
+        assert not encoded.mask[len(prompt) - 1]
+    assert one.convert_tokens_to_ids(end) in chat.stop_ids(one)
+
+
+@pytest.mark.parametrize(("name", "form"), [("chatml", "chatml"), ("llama3", "llama"), ("gemma", "gemma")])
+def test_a_named_template_renders_as_the_familys_own(name: str, form: str) -> None:
+    mine, theirs = named(name, family=True), TOKENIZERS[form]
+    for prompt in (False, True):
+        talk = TALK[:3] if prompt else TALK
+        rendered = theirs.apply_chat_template(talk, tokenize=False, add_generation_prompt=prompt)
+        if name == "gemma":
+            rendered = rendered.replace(" fine ", "fine")
+        assert mine.apply_chat_template(talk, tokenize=False, add_generation_prompt=prompt) == rendered
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "markers"])
+def test_every_named_template_keeps_tools_calls_results_and_reasoning(name: str) -> None:
+    one = named(name, family=True)
+    call = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
+    messages = [
+        {"role": "user", "content": "a + a?"},
+        {"role": "assistant", "content": "", "tool_calls": json.dumps(call), "reasoning": "must add"},
+        {"role": "tool", "content": "two"},
+        {"role": "assistant", "content": "two.", "reasoning": "said so"},
+    ]
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    (encoded,) = chat.encode(one, [chat.pieces(one, messages, tools=tools)])
+    first, second = stretches(one, encoded)
+    assert first.startswith("<think>\nmust add\n</think>")
+    assert '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>' in first
+    assert second.startswith("<think>\nsaid so\n</think>\n\ntwo.")
+    whole = one.decode(encoded.ids)
+    assert json.dumps(tools) in whole
+    assert whole.count("two") == 2
+    (prompt,) = chat.prompt_ids(one, [messages[:3]], tools=tools)
+    assert encoded.ids[: len(prompt)] == prompt
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "markers"])
+def test_a_system_message_in_the_middle_is_refused_and_not_left_out(name: str) -> None:
+    with pytest.raises(DataError, match="role system has no place after the first"):
+        chat.pieces(named(name, family=True), [*TALK[:2], {"role": "system", "content": "x"}, *TALK[2:]])

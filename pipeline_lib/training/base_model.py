@@ -5,6 +5,7 @@ A name is, in this order: ``bundled/NAME`` (comes with the project), a local dir
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -34,6 +35,25 @@ class BaseModelConfig(StageConfig):
     revision: str = Field(
         default="main", description="Commit, tag or branch of a hub model; a commit pins it."
     )
+
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run the modelling code that comes with the model; from a hub only of a pinned commit.",
+    )
+
+    @model_validator(mode="after")
+    def _trusts_what_it_knows(self) -> BaseModelConfig:
+        named = self.source.startswith("bundled/") or Path(self.source).expanduser().is_dir()
+        if self.trust_remote_code and not named and not COMMIT.fullmatch(self.revision):
+            raise ValueError(
+                "trust_remote_code runs code from the hub: pin base_model.revision to the one you have read"
+            )
+        return self
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Patterns of the files that make the model; code is among them only where it is trusted."""
+        return (*WANTED, "*.py") if self.trust_remote_code else WANTED
 
     @model_validator(mode="before")
     @classmethod
@@ -68,7 +88,7 @@ def base_model_digest(config: BaseModelConfig) -> dict[str, str]:
     directory = local_directory(config)
     if directory is None:
         return {"model": f"{config.source}@{hub_commit(config)}"}
-    files = sorted(path for pattern in WANTED for path in directory.glob(pattern))
+    files = sorted(path for pattern in config.wanted for path in directory.glob(pattern))
     return {"model": FileDigests(home() / "memo.json").of_all(files, directory)}
 
 
@@ -100,12 +120,27 @@ def base_model(out: Output, config: BaseModelConfig) -> None:
     if directory is None:
         _link_snapshot(config, out.path)
     else:
-        for path in sorted(path for pattern in WANTED for path in directory.glob(pattern)):
+        for path in sorted(path for pattern in config.wanted for path in directory.glob(pattern)):
             shutil.copyfile(path, out.path / path.name)
+    _check_code(config, out.path)
     out.stats = {
         "files": len(list(out.path.iterdir())),
         "bytes": sum(p.stat().st_size for p in out.path.iterdir()),
     }
+
+
+def _check_code(config: BaseModelConfig, model: Path) -> None:
+    """Raise DataError for a model that Transformers cannot read without code that is not trusted."""
+    values = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    if config.trust_remote_code or "auto_map" not in values:
+        return
+    from transformers import CONFIG_MAPPING
+
+    if values.get("model_type") not in CONFIG_MAPPING:
+        raise DataError(
+            f"base_model: {config.source} brings code of its own (model type {values.get('model_type')}); "
+            "read it, then set base_model.trust_remote_code: true and pin base_model.revision"
+        )
 
 
 def _link_snapshot(config: BaseModelConfig, destination: Path) -> None:
@@ -114,7 +149,7 @@ def _link_snapshot(config: BaseModelConfig, destination: Path) -> None:
 
     try:
         snapshot = Path(
-            snapshot_download(config.source, revision=hub_commit(config), allow_patterns=list(WANTED))
+            snapshot_download(config.source, revision=hub_commit(config), allow_patterns=list(config.wanted))
         )
     except Exception as error:  # as above
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SCHEMA = pa.schema(
-    [("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("learn", pa.list_(pa.bool_()))]
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("learn", pa.list_(pa.bool_())),
+    ]
 )
 DROPPED = pa.schema(
     [("id", pa.string()), ("part", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
@@ -67,9 +72,10 @@ class TokenWriter:
         stops: bool,
         truncated: bool,
         conversations: int = 1,
+        source: str = "",
     ) -> None:
         """Append one sequence with its mask; a block of several documents counts none, see ``packed``."""
-        self._rows.append({"id": name, "input_ids": ids, "learn": learn})
+        self._rows.append({"id": name, "source": source, "input_ids": ids, "learn": learn})
         counts = self._counts
         counts["kept"] += conversations
         counts["sequences"] += 1

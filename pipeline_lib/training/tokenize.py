@@ -1,7 +1,7 @@
 """Tokenize: conversations as token ids with their loss mask, and an account of what is learnt.
 
-Two objectives: ``supervised`` learns the assistant's turns of a chat, ``language_modelling`` learns every
-token of documents laid end to end (packed) in blocks.
+``supervised`` learns the assistant's turns of a chat, ``language_modelling`` learns every token of documents
+laid end to end (packed) in blocks; pairs, labelled answers and prompts are ``preferences.py``'s.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from pipeline_lib.chat_templates import TemplateName
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.errors import ConfigError, DataError
 from pipeline_lib.core.output import Output
@@ -31,8 +32,10 @@ UNLEARNABLE = ("nothing_to_learn", "not_rendered")
 class TokenizeConfig(StageConfig):
     """How conversations become tokens, and which of them are learnt."""
 
-    objective: Literal["supervised", "language_modelling"] = Field(
-        default="supervised", description="Learn the assistant's turns, or every token of plain documents."
+    objective: Literal["supervised", "language_modelling", "preference", "feedback", "prompts"] = Field(
+        default="supervised",
+        description="Learn the assistant's turns, every token of plain documents, pairs of answers, labelled "
+        "answers, or answers to prompts that a reward judges; train.objective sets it where it is not given.",
     )
     max_length: int = Field(default=1024, ge=16, description="Longest sequence, in tokens.")
     too_long: Literal["drop", "truncate"] = Field(
@@ -43,7 +46,7 @@ class TokenizeConfig(StageConfig):
     learn: Literal["every_turn", "last_turn"] = Field(
         default="every_turn", description="Which assistant turns are learnt."
     )
-    template: Literal["markers"] | None = Field(
+    template: TemplateName | None = Field(
         default=None, description="Named chat template in place of the tokenizer's own."
     )
     document: str = Field(
@@ -59,13 +62,19 @@ class TokenizeConfig(StageConfig):
     )
 
 
-@stage(produces=Tokens, version=1)
+@stage(produces=Tokens, version=3)
 def tokenize(out: Output, config: TokenizeConfig, dataset: Dataset, base: Model) -> None:
     """Every conversation of train and validation as tokens with a loss mask, or dropped with the reason."""
+    from pipeline_lib.chat import stop_ids
+    from pipeline_lib.training.mask_page import write_page
+    from pipeline_lib.training.preferences import write_part
     from pipeline_lib.training.token_shards import TokenWriter, load_tokenizer
 
     tokenizer = load_tokenizer(base.path)
     for part in PARTS:
+        if config.objective in ("preference", "feedback", "prompts"):
+            out.stats[part] = write_part(out, config, tokenizer, dataset, part)
+            continue
         with TokenWriter(out.path, part) as writer:
             if config.objective == "supervised":
                 _tokenize_chats(out, config, tokenizer, dataset, part, writer)
@@ -73,6 +82,9 @@ def tokenize(out: Output, config: TokenizeConfig, dataset: Dataset, base: Model)
                 _tokenize_documents(out, config, tokenizer, dataset, part, writer)
         out.stats[part] = writer.stats()
     _audit(out, config)
+    if config.objective in ("supervised", "language_modelling"):
+        counted = {part: out.stats[part] for part in PARTS}
+        write_page(out.path / "audit.html", out.path, tokenizer, counted, set(stop_ids(tokenizer)))
     tokenizer.save_pretrained(out.path / "tokenizer")
 
 
@@ -112,7 +124,7 @@ def _tokenize_chats(
                 continue
             truncated = len(ids) < len(encoded.ids)
             stopped = any(learn and token in stops for token, learn in zip(ids, mask, strict=True))
-            writer.keep(row["id"], ids, mask, stops=stopped, truncated=truncated)
+            writer.keep(row["id"], ids, mask, stops=stopped, truncated=truncated, source=row["source"])
 
 
 def _cut(

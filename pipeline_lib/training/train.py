@@ -1,44 +1,38 @@
 """Train: a model or an adapter from tokens and a base model.
 
-The loop is TRL's and runs in a child process (``worker.py``); this side prepares it, watches it, and keeps
-what it wrote. A killed child is resumed from its last whole checkpoint by the next try.
+The loop is TRL's and runs in child processes (``worker.py``); this side prepares it, watches it, and keeps
+what it wrote. A killed child is resumed from its last whole checkpoint by the next try; one that runs out of
+the device's memory goes on from there with half the micro-batch and twice the passes before a step.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline_lib.core.config import StageConfig
+from pipeline_lib.core import progress
+from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.core.output import Output
+from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import Model, Tokens, Trained
+from pipeline_lib.settings import home
+from pipeline_lib.training.methods import LoraConfig, Methods
+from pipeline_lib.training.mixing import MixConfig
+from pipeline_lib.training.objectives import TOKENS_FOR, Objectives
+
+__all__ = ["LoraConfig", "TrainConfig", "train"]
+
+MOST_HALVINGS = 10
 
 
-class LoraConfig(StageConfig):
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), under PEFT's names."""
+class TrainConfig(Methods, Objectives):
+    """How the model learns: what from (objective), with which weights (method), and how fast."""
 
-    rank: int = Field(default=16, ge=1, le=1024, description="Rank of the update matrices.")
-    alpha: int = Field(default=32, ge=1, description="Scale of the update; twice the rank is customary.")
-    dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout on the adapters' inputs.")
-    target_modules: tuple[str, ...] = Field(
-        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        description="Names of the linear layers that get an adapter.",
-    )
-
-
-class TrainConfig(StageConfig):
-    """How the model learns."""
-
-    method: Literal["lora", "full"] = Field(
-        default="lora", description="Train low-rank adapters, or every weight."
-    )
-    lora: LoraConfig = Field(
-        default=LoraConfig(), description="The adapters' shape, where the method is lora."
-    )
     learning_rate: float = Field(
         default=2e-4,
         gt=0,
@@ -49,32 +43,71 @@ class TrainConfig(StageConfig):
     max_steps: int | None = Field(
         default=None, ge=1, description="Optimizer steps after which training ends, whatever the epochs say."
     )
-    batch_size: int = Field(default=8, ge=1, description="Sequences a device takes in one forward pass.")
+    batch_size: int = Field(
+        default=8, ge=1, description="Sequences a device takes in one forward pass, where it has the memory."
+    )
     gradient_accumulation_steps: int = Field(
-        default=1, ge=1, description="Forward passes before each optimizer step."
+        default=1,
+        ge=1,
+        description="Forward passes before each optimizer step; several processes share them.",
     )
-    batching: Literal["group_by_length", "random"] = Field(
+    batching: Literal["group_by_length", "random", "packed"] = Field(
         default="group_by_length",
-        description="Put sequences of like length together (less padding), or draw them at random.",
+        description="Put sequences of like length together (less padding), draw them at random, or put "
+        "several into one row that do not see each other; batch_size then counts rows.",
     )
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "paged_adamw_8bit"] = Field(
-        default="adamw_torch", description="Optimizer, under Transformers' name."
+    packed_length: int | None = Field(
+        default=None,
+        ge=16,
+        description="Tokens of a packed row; none takes the longest sequence of the train split.",
     )
-    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
-        default="cosine", description="Learning-rate schedule after the warm-up."
+    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "adamw_8bit", "paged_adamw_8bit"] = (
+        Field(
+            default="adamw_torch",
+            description="Optimizer, under Transformers' name; 8-bit ones need bitsandbytes.",
+        )
+    )
+    schedule: Literal[
+        "cosine",
+        "linear",
+        "constant",
+        "constant_with_warmup",
+        "polynomial",
+        "inverse_sqrt",
+        "cosine_with_restarts",
+        "cosine_with_min_lr",
+        "warmup_stable_decay",
+    ] = Field(default="cosine", description="Learning-rate schedule after the warm-up.")
+    schedule_options: dict[str, float] = Field(
+        default={}, description="The schedule's own values, such as {min_lr_rate: 0.1} or {num_cycles: 3}."
     )
     warmup_ratio: float = Field(
         default=0.03, ge=0, lt=1, description="Share of the steps over which the learning rate rises."
     )
     weight_decay: float = Field(default=0.01, ge=0, lt=1, description="Decoupled weight decay.")
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's first-moment decay.")
     adam_beta2: float = Field(default=0.999, gt=0, lt=1, description="Adam's second-moment decay.")
+    adam_epsilon: float = Field(default=1e-8, gt=0, description="Adam's guard against division by zero.")
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
+    neftune_noise_alpha: float | None = Field(
+        default=None,
+        gt=0,
+        description="Noise on the embeddings while training (NEFTune, arXiv 2310.05914); 5, say.",
+    )
     precision: Literal["bf16", "fp16", "fp32"] = Field(
-        default="bf16", description="Number format of the computation; full training keeps fp32 weights."
+        default="bf16", description="Number format of the computation and of frozen weights."
+    )
+    trained_weights: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="Number format of the weights that full training changes; bf16 halves their memory and "
+        "loses small updates.",
     )
     activation_checkpointing: bool = Field(
         default=False,
         description="Recompute activations in the backward pass: less memory, a third more time.",
+    )
+    activation_offloading: bool = Field(
+        default=False, description="Keep activations in the host's memory until the backward pass; GPU only."
     )
     logging_steps: int = Field(default=10, ge=1, description="Steps between two points of the loss curve.")
     eval_steps: int | None = Field(
@@ -83,14 +116,79 @@ class TrainConfig(StageConfig):
         description="Steps between two looks at the validation split; none looks at the end of each epoch.",
     )
     save_steps: int = Field(default=100, ge=1, description="Steps between two checkpoints.")
+    load_best_model_at_end: bool = Field(
+        default=False, description="Keep the checkpoint that was best on the validation split, not the last."
+    )
+    metric_for_best_model: str = Field(
+        default="eval_loss",
+        pattern=r"^eval_[\w/]+$",
+        description="What best means: a loss (lower) or another figure (higher): eval_rewards/accuracies.",
+    )
+    early_stopping_patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="Looks at the validation split without a better figure after which training ends.",
+    )
+    early_stopping_threshold: float = Field(
+        default=0.0, ge=0, description="How much better a figure must be to count as better."
+    )
+    mix: MixConfig = Field(
+        default=MixConfig(),
+        description="How often each of several sources is seen, and what is kept in mind.",
+    )
+    parallel: Literal["ddp", "fsdp2", "zero2", "zero3"] = Field(
+        default="ddp",
+        description="How several processes hold the model: each whole (ddp), or a share (FSDP2, ZeRO).",
+    )
     seed: int = Field(default=42, ge=0, description="Seed of the data order, the dropout and the adapters.")
 
+    @model_validator(mode="after")
+    def _goes_together(self) -> TrainConfig:
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError("early_stopping_patience needs load_best_model_at_end: true")
+        if self.batching == "packed" and (
+            self.objective != "sft" or self.method in ("prefix_tuning", "prompt_tuning", "p_tuning")
+        ):
+            raise ValueError(
+                "batching packed is for the objective sft, and not for methods with virtual tokens"
+            )
+        if self.mix.ewc_strength is not None and (self.method != "full" or self.objective != "sft"):
+            raise ValueError(
+                "mix.ewc_strength is for method full and objective sft: it holds the base's weights"
+            )
+        if self.objective != "sft" and self.method in ("prefix_tuning", "prompt_tuning", "p_tuning"):
+            raise ValueError(f"method {self.method} is for the objective sft; take lora for {self.objective}")
+        return self
 
-@stage(produces=Trained, version=1)
+
+def outside(config: TrainConfig) -> dict[str, str]:
+    """Return the digests of the reward models that a reinforcement learning asks."""
+    if config.objective not in ("grpo", "rloo"):
+        return {}
+    return {
+        f"rl.rewards.{i}.model": _digest(Path(reward.model))
+        for i, reward in enumerate(config.rl.rewards)
+        if reward.model
+    }
+
+
+def _digest(directory: Path) -> str:
+    if not (directory / "config.json").exists():
+        raise ConfigError(
+            f"train.rl.rewards: {directory} holds no model; name the directory of a reward model"
+        )
+    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != "manifest.json")
+    return FileDigests(home() / "memo.json").of_all(files, directory)
+
+
+@stage(produces=Trained, version=2, outside=outside)
 def train(out: Output, config: TrainConfig, tokens: Tokens, base: Model) -> None:
-    """An adapter for the base model (method lora), or the model with every weight trained (full)."""
-    from pipeline_lib.launch import device, run_child
+    """An adapter for the base model, or the model with every weight trained (full)."""
+    from pipeline_lib.launch import device
+    from pipeline_lib.training.loading import check_quantization
 
+    check_quantization(config.method)
+    _check_tokens(config, tokens)
     spec = {
         "config": config.model_dump(mode="json"),
         "base": str(base.path),
@@ -98,10 +196,48 @@ def train(out: Output, config: TrainConfig, tokens: Tokens, base: Model) -> None
         "out": str(out.path),
         "work": str(out.work),
         "device": device(),
+        "parallel": config.parallel,
     }
-    run_child("pipeline_lib.training.worker", spec, out.work, "train")
+    if config.activation_offloading and spec["device"] == "cpu":
+        raise ConfigError("train.activation_offloading is for a GPU; set it to false on the CPU")
+    _run(spec, out)
     out.stats = json.loads((out.work / "stats.json").read_text(encoding="utf-8"))
     logs = out.path / "logs"
     logs.mkdir(exist_ok=True)
     shutil.copy(out.work / "history.jsonl", logs / "history.jsonl")
     (logs / "stats.json").write_text(json.dumps(out.stats, indent=1), encoding="utf-8")
+
+
+def _run(spec: dict[str, Any], out: Output) -> None:
+    """Run the child, with smaller and smaller forward passes where the device's memory does not suffice."""
+    from pipeline_lib.launch import DeviceMemoryError, run_child
+
+    for halvings in range(MOST_HALVINGS):
+        try:
+            run_child("pipeline_lib.training.worker", {**spec, "halvings": halvings}, out.work, "train")
+            return
+        except DeviceMemoryError as error:
+            smaller = spec["config"]["batch_size"] >> (halvings + 1)
+            if not smaller:
+                raise
+            progress.mention(f"train: {error}; going on with {smaller} sequences in a forward pass")
+
+
+def _check_tokens(config: TrainConfig, tokens: Tokens) -> None:
+    """Raise ConfigError where the tokens were made for another objective."""
+    import pyarrow.parquet as pq
+
+    columns = {
+        "sft": "learn",
+        "dpo": "rejected_ids",
+        "reward": "rejected_ids",
+        "kto": "completion_ids",
+        "grpo": "answer",
+        "rloo": "answer",
+    }
+    there = pq.read_schema(tokens.shards("train")[0]).names
+    if columns[config.objective] not in there:
+        raise ConfigError(
+            f"train.objective {config.objective} needs tokenize.objective={TOKENS_FOR[config.objective][0]}; "
+            f"these tokens hold {', '.join(there)}"
+        )

@@ -3,51 +3,72 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback
-
-from pipeline_lib.core.errors import DataError
+from pipeline_lib.core.errors import StageError
 from pipeline_lib.launch import child_main
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
-    from trl.trainer.sft_trainer import SFTTrainer
+    from transformers import TrainerState
+
+    from pipeline_lib.training.elastic import Consolidation
+    from pipeline_lib.training.journal import Journal
 
 IGNORED = -100
-WHOLE = "whole"
+INITIAL = "initial_adapter"
 
 
 def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     """Train as the spec says and leave weights, tokenizer, history and statistics behind."""
+    from pipeline_lib.training.journal import Journal, last_whole_checkpoint
     from pipeline_lib.training.token_shards import load_tokenizer
+    from pipeline_lib.training.trainers import trainer_of
 
     work_dir, out = Path(spec["work"]), Path(spec["out"])
+    main = os.environ.get("RANK", "0") == "0"
     tokenizer = load_tokenizer(Path(spec["tokens"]) / "tokenizer")
     parts = {part: _dataset(Path(spec["tokens"]), part) for part in ("train", "validation")}
-    journal = Journal(work_dir / "history.jsonl", tell, tokens=sum(map(len, parts["train"]["input_ids"])))
-    trainer = _trainer(spec, parts, tokenizer, journal)
-    checkpoint = last_whole_checkpoint(work_dir / "checkpoints")
+    held = _consolidation(spec, parts["train"])
+    parts = {
+        "train": _mixed(spec, parts["train"]),
+        "validation": parts["validation"].remove_columns("source"),
+    }
+    if spec["config"]["batching"] == "packed":
+        parts = _packed(spec, parts)
+    journal = Journal(work_dir / "history.jsonl", tell, tokens=sum(parts["train"]["length"]), writes=main)
+    trainer: Any = trainer_of(spec, parts, tokenizer, [journal, *held])
+    for consolidation in held:
+        consolidation.measure(trainer.model)
+    if main:
+        _keep_initial(spec, trainer, work_dir / INITIAL)
+    with trainer.accelerator.main_process_first():
+        checkpoint = last_whole_checkpoint(work_dir / "checkpoints", spec["config"])
     journal.rewind(checkpoint)
     started = time.perf_counter()
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if not math.isfinite(result.training_loss):
-        raise FloatingPointError(
-            f"the loss became {result.training_loss}; lower train.learning_rate or use precision bf16"
+    with journal.listening():
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if journal.stopped:
+        raise StageError(
+            f"train was asked to stop and saved a checkpoint after step {trainer.state.global_step}; "
+            "run again to go on from it"
         )
-    _save(trainer, tokenizer, out)
-    stats = _stats(spec, trainer, journal, result.training_loss, time.perf_counter() - started)
-    (work_dir / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
+    _save(spec, trainer, tokenizer, out)
+    if main:
+        stats = _stats(spec, trainer, journal, result.training_loss, time.perf_counter() - started)
+        (work_dir / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
 
 
 def _dataset(tokens: Path, part: str) -> Dataset:
-    """The part as input ids and labels, the labels of tokens that are not learnt ignored by the loss."""
+    """The part as the trainer takes it, each row with its length.
+
+    Of sequences that are input ids and labels, the labels of tokens that are not learnt ignored by the loss.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -56,6 +77,8 @@ def _dataset(tokens: Path, part: str) -> Dataset:
     table = pa.concat_tables(
         [pq.read_table(p) for p in sorted(tokens.glob(f"{part}-*.parquet"))]
     ).combine_chunks()
+    if "learn" not in table.column_names:
+        return Dataset(_with_length(table.drop_columns(["id"])))
     ids = table["input_ids"].combine_chunks()
     ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
     learn = table["learn"].combine_chunks()
@@ -63,225 +86,143 @@ def _dataset(tokens: Path, part: str) -> Dataset:
     flat = pc.if_else(learn.flatten(), ids.flatten(), pa.scalar(IGNORED, pa.int32()))
     labels = pa.ListArray.from_arrays(ids.offsets, flat)
     lengths = pc.list_value_length(ids)
-    return Dataset(pa.table({"input_ids": ids, "labels": labels, "length": lengths}))
+    source = table["source"].combine_chunks()
+    return Dataset(pa.table({"source": source, "input_ids": ids, "labels": labels, "length": lengths}))
 
 
-def _trainer(spec: dict[str, Any], parts: dict[str, Dataset], tokenizer: Any, journal: Journal) -> SFTTrainer:
-    from trl.trainer.sft_trainer import SFTTrainer
+def _mixed(spec: dict[str, Any], data: Dataset) -> Dataset:
+    """Return one pass over the train split, every source as often as the config wants it."""
+    from pipeline_lib.training.mixing import MixConfig, places
 
+    mix = MixConfig.model_validate(spec["config"]["mix"])
+    if not mix.changes_nothing:
+        data = data.select(places(data["source"], mix, spec["config"]["seed"]))
+    return data.remove_columns("source")
+
+
+def _packed(spec: dict[str, Any], parts: dict[str, Dataset]) -> dict[str, Dataset]:
+    """Return the parts with several sequences in a row, of the config's length or the longest sequence's."""
+    from pipeline_lib.training.packing import packed
+
+    room = spec["config"]["packed_length"] or max(parts["train"]["length"])
+    return {part: packed(data, room) if len(data) else data for part, data in parts.items()}
+
+
+def _consolidation(spec: dict[str, Any], data: Dataset) -> list[Consolidation]:
+    """Return what holds the base's weights, where the config wants it, with the rows they are weighed by."""
+    from pipeline_lib.training.elastic import Consolidation
+
+    mix = spec["config"]["mix"]
+    if mix["ewc_strength"] is None:
+        return []
+    general = [i for i, source in enumerate(data["source"]) if source in mix["replay_sources"]]
+    rows = data.select(general).shuffle(seed=spec["config"]["seed"])
+    return [
+        Consolidation(mix["ewc_strength"], rows.select(range(min(len(rows), mix["ewc_sequences"]))).to_list())
+    ]
+
+
+def _with_length(table: Any) -> Any:
+    """Return preference data with the number of tokens in each row's lists."""
+    import pyarrow.compute as pc
+
+    lists = [name for name in table.column_names if name.endswith("_ids")]
+    length = pc.list_value_length(table[lists[0]])
+    for name in lists[1:]:
+        length = pc.add(length, pc.list_value_length(table[name]))
+    return table.append_column("length", length)
+
+
+def _keep_initial(spec: dict[str, Any], trainer: Any, place: Path) -> None:
+    """Keep what an adapter began with where it changed the base's own weights, to save the difference."""
+    if _mutates(spec) and not place.exists():
+        kinds = trainer.model.peft_config.values()
+        named = [(kind, kind.init_lora_weights) for kind in kinds]
+        for kind, _ in named:
+            kind.init_lora_weights = True
+        trainer.model.save_pretrained(place)
+        for kind, name in named:
+            kind.init_lora_weights = name
+
+
+def _mutates(spec: dict[str, Any]) -> bool:
     config = spec["config"]
-    model = _model(spec)
-    if config["method"] == "lora":
-        _check_targets(model, config["lora"]["target_modules"])
-    return SFTTrainer(
-        model=model,
-        args=_arguments(spec, has_validation=len(parts["validation"]) > 0),
-        train_dataset=parts["train"],
-        eval_dataset=parts["validation"] if len(parts["validation"]) else None,
-        processing_class=tokenizer,
-        peft_config=_adapter(config) if config["method"] == "lora" else None,
-        callbacks=[journal],
-    )
+    return config["method"] in ("lora", "qlora") and config["lora"]["init"].startswith(("pissa", "olora"))
 
 
-def _model(spec: dict[str, Any]) -> PreTrainedModel:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    config = spec["config"]
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config["precision"]]
-    # Frozen weights may stay in half precision; trained ones need the fp32 mantissa for small updates.
-    dtype = half if config["method"] == "lora" else torch.float32
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        spec["base"], dtype=dtype, attn_implementation="sdpa"
-    )
-    return model
-
-
-def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
-    """Raise DataError for a target module that the model does not have, naming those it has."""
-    from torch.nn import Linear
-
-    known = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, Linear)}
-    missing = sorted(set(targets) - known)
-    if missing:
-        raise DataError(
-            f"train.lora.target_modules: the model has no {missing[0]}; "
-            f"it has {', '.join(sorted(known - {'lm_head'}))}"
-        )
-
-
-def _adapter(config: dict[str, Any]) -> Any:
-    from peft import LoraConfig
-
-    lora = config["lora"]
-    return LoraConfig(
-        r=lora["rank"],
-        lora_alpha=lora["alpha"],
-        lora_dropout=lora["dropout"],
-        target_modules=lora["target_modules"],
-        task_type="CAUSAL_LM",
-    )
-
-
-def _arguments(spec: dict[str, Any], *, has_validation: bool) -> Any:
-    from trl.trainer.sft_config import SFTConfig
-
-    config = spec["config"]
-    every = (
-        {"eval_strategy": "steps", "eval_steps": config["eval_steps"]}
-        if config["eval_steps"]
-        else {"eval_strategy": "epoch"}
-    )
-    return SFTConfig(
-        output_dir=str(Path(spec["work"]) / "checkpoints"),
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
-        packing=False,
-        learning_rate=config["learning_rate"],
-        num_train_epochs=config["epochs"],
-        max_steps=config["max_steps"] or -1,
-        per_device_train_batch_size=config["batch_size"],
-        per_device_eval_batch_size=config["batch_size"] * 2,
-        gradient_accumulation_steps=config["gradient_accumulation_steps"],
-        train_sampling_strategy=config["batching"],
-        length_column_name="length",
-        optim=config["optimizer"],
-        lr_scheduler_type=config["schedule"],
-        warmup_steps=config["warmup_ratio"],
-        weight_decay=config["weight_decay"],
-        adam_beta2=config["adam_beta2"],
-        max_grad_norm=config["max_grad_norm"],
-        bf16=config["precision"] == "bf16",
-        fp16=config["precision"] == "fp16",
-        use_cpu=spec["device"] == "cpu",
-        gradient_checkpointing=config["activation_checkpointing"],
-        logging_steps=config["logging_steps"],
-        save_steps=config["save_steps"],
-        save_total_limit=2,
-        seed=config["seed"],
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=spec["device"] != "cpu",
-        **(every if has_validation else {"eval_strategy": "no"}),
-    )
-
-
-def _save(trainer: SFTTrainer, tokenizer: Any, out: Path) -> None:
+def _save(spec: dict[str, Any], trainer: Any, tokenizer: Any, out: Path) -> None:
     trainer.save_model(str(out))
+    if not trainer.accelerator.is_main_process:
+        return
+    if _mutates(spec):
+        # As plain LoRA of twice the rank, which goes onto the base as it is.
+        initial = Path(spec["work"]) / INITIAL
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(
+            out, path_initial_model_for_weight_conversion=str(initial)
+        )
     tokenizer.save_pretrained(out)
+    if not (out / "adapter_config.json").exists():
+        for module in Path(spec["base"]).glob("*.py"):
+            shutil.copyfile(module, out / module.name)
     # A pickle and a card full of paths: neither belongs into an artifact.
     for name in ("training_args.bin", "README.md"):
         (out / name).unlink(missing_ok=True)
-    _forget_path(out / "adapter_config.json")
+    _forget_paths(out / "adapter_config.json")
 
 
-def _forget_path(config: Path) -> None:
-    """Take the base model's path out of the adapter's config; its digest is in the manifest."""
+def _forget_paths(config: Path) -> None:
+    """Take the paths of base model and tokenizer out of the adapter's config; digests are in the manifest."""
     if config.exists():
         values = json.loads(config.read_text(encoding="utf-8"))
         values["base_model_name_or_path"] = None
+        if values.get("tokenizer_name_or_path"):
+            # The prompt that began as a text is saved as it was learnt: the text is not read again.
+            values |= {
+                "tokenizer_name_or_path": None,
+                "prompt_tuning_init": "RANDOM",
+                "prompt_tuning_init_text": None,
+            }
         config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _stats(
-    spec: dict[str, Any], trainer: SFTTrainer, journal: Journal, loss: float, seconds: float
+    spec: dict[str, Any], trainer: Any, journal: Journal, loss: float, seconds: float
 ) -> dict[str, Any]:
-    assert trainer.model is not None
+    best = _best(trainer.state)
     parameters = list(trainer.model.parameters())
     return {
         "method": spec["config"]["method"],
+        "objective": spec["config"]["objective"],
         "parameters": sum(p.numel() for p in parameters),
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "steps": trainer.state.global_step,
         "epochs": round(trainer.state.epoch or 0.0, 4),
         "tokens": journal.tokens_seen,
         "train_loss": loss,
-        "eval_loss": journal.eval_loss,
+        "eval_loss": None,
+        **journal.looked(trainer.state.best_global_step if best else None),
+        **best,
         "seconds": round(seconds, 1),
         "tokens_per_second": round(journal.tokens_seen / seconds, 1),
+        **_utilisation(spec, trainer, journal.tokens_seen / seconds),
         "device": spec["device"],
+        "processes": trainer.accelerator.num_processes,
     }
 
 
-def last_whole_checkpoint(directory: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end, or None."""
-    whole = [path for path in directory.glob("checkpoint-*") if (path / WHOLE).exists()]
-    for torn in directory.glob("checkpoint-*"):
-        if torn not in whole:
-            shutil.rmtree(torn)
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+def _utilisation(spec: dict[str, Any], trainer: Any, rate: float) -> dict[str, float]:
+    """Return the FLOP/s of a process, and their share of the matrix rate measured on its device."""
+    from pipeline_lib.training.utilisation import flop_per_token, matrix_rate
+
+    flops = flop_per_token(trainer.model) * rate / trainer.accelerator.num_processes
+    whole = matrix_rate(spec["device"], spec["config"]["precision"])
+    return {"tflops": round(flops / 1e12, 6), "model_flop_utilisation": round(flops / whole, 4)}
 
 
-class Journal(TrainerCallback):
-    """Writes the loss curve, marks whole checkpoints and tells how far the training is."""
-
-    def __init__(self, path: Path, tell: Callable[..., None], tokens: int) -> None:
-        """Append to ``path``; ``tokens`` is what one pass over the train split holds."""
-        self.path, self.tell, self.tokens = path, tell, tokens
-        self.eval_loss: float | None = None
-        self.tokens_seen = 0
-        self._last = (time.perf_counter(), 0)
-
-    def rewind(self, checkpoint: Path | None) -> None:
-        """Forget the points after ``checkpoint``, which are about to be made again."""
-        step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        """Keep one point of the curves."""
-        logs = logs or {}
-        if "eval_loss" in logs:
-            self.eval_loss = float(logs["eval_loss"])
-            self._append({"step": state.global_step, "eval_loss": self.eval_loss})
-        elif "loss" in logs:
-            point: dict[str, float] = {
-                "step": state.global_step,
-                "epoch": round(state.epoch or 0.0, 4),
-                **{k: float(logs[k]) for k in ("loss", "learning_rate", "grad_norm") if k in logs},
-            }
-            point["tokens_per_second"] = self._rate(state)
-            self._append(point)
-            self.tell(
-                done=state.global_step,
-                total=state.max_steps,
-                note=f"loss {point['loss']:.3f}  {point['tokens_per_second']:,.0f} tok/s",
-            )
-
-    def _rate(self, state: TrainerState) -> float:
-        now, seen = time.perf_counter(), int(self.tokens * (state.epoch or 0.0))
-        before, had = self._last
-        self._last, self.tokens_seen = (now, seen), seen
-        return round((seen - had) / max(now - before, 1e-9), 1)
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Mark the checkpoint that was just written as whole.
-
-        One of the last step is not marked: resuming from it would train a step too many.
-        """
-        if state.global_step < state.max_steps:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / WHOLE).touch()
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Count the tokens to the end."""
-        self.tokens_seen = int(self.tokens * (state.epoch or 0.0))
-
-    def _append(self, point: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(point) + "\n")
+def _best(state: TrainerState) -> dict[str, Any]:
+    if not state.best_model_checkpoint:
+        return {}
+    return {"best_step": state.best_global_step, "best_metric": state.best_metric}
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def test_hopeless_data_stop_the_run_and_say_why(
 
 
 def test_a_base_without_a_template_needs_one_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"tokenize\.template=markers"):
+    with pytest.raises(ConfigError, match=r"tokenize\.template=chatml"):
         run(tmp_path, ROWS, CHAT, template="")
     tokens = run(tmp_path, ROWS, TokenizeConfig(max_length=128, template="markers"), template="")
     assert load_tokenizer(tokens.tokenizer).chat_template == MARKER_TEMPLATE

@@ -11,20 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_lib import settings
 from pipeline_lib.core.config import StageConfig
-from pipeline_lib.core.errors import DataError, StageError
+from pipeline_lib.core.errors import ConfigError, StageError
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
 from pipeline_lib.core.store import Store
 from pipeline_lib.kinds import Adapter, Model, Tokens, Trained
 from pipeline_lib.training.merge import MergeConfig, merge
-from pipeline_lib.training.train import LoraConfig, TrainConfig, train
+from pipeline_lib.training.train import TrainConfig, train
 from tests.evaluation.tiny_model import tiny_model
+from tests.training.tiny_training import QUICK, sequences
 
-LORA = LoraConfig(rank=4, alpha=8, dropout=0.0, target_modules=("q_proj", "v_proj", "down_proj"))
-QUICK = TrainConfig(
-    lora=LORA, learning_rate=3e-2, epochs=4, batch_size=4, logging_steps=1, save_steps=2, precision="fp32"
-)
+CONFIG = TrainConfig.model_validate({**QUICK, "epochs": 4})
 
 
 class NoConfig(StageConfig):
@@ -40,16 +39,9 @@ def tiny_base(out: Output, config: NoConfig) -> None:
 @stage(produces=Tokens, version=1)
 def tiny_tokens(out: Output, config: NoConfig, base: Model) -> None:
     """Twenty-four short sequences whose second half is learnt."""
-    from pipeline_lib.training.token_shards import TokenWriter, load_tokenizer
-
-    tokenizer = load_tokenizer(base.path)
-    for part, count in (("train", 24), ("validation", 4)):
-        with TokenWriter(out.path, part) as writer:
-            for i in range(count):
-                ids = [5 + (i * 7 + j) % 50 for j in range(6 + i % 5)] + [tokenizer.eos_token_id]
-                learn = [j >= len(ids) // 2 for j in range(len(ids))]
-                writer.keep(f"{part}-{i}", ids, learn, stops=True, truncated=False)
-    tokenizer.save_pretrained(out.path / "tokenizer")
+    for path in sequences(out.path / "made", base.path).iterdir():
+        path.rename(out.path / path.name)
+    (out.path / "made").rmdir()
 
 
 @pytest.fixture
@@ -71,17 +63,19 @@ def weights(trained: Trained) -> dict[str, list[float]]:
     }
 
 
+def losses(trained: Trained) -> list[float]:
+    lines = (trained.path / "logs" / "history.jsonl").read_text().splitlines()
+    return [point["loss"] for point in map(json.loads, lines) if "loss" in point]
+
+
 def test_an_adapter_learns_merges_and_leaves_no_pickle_and_no_path(store: Store) -> None:
     base, tokens = made(store)
-    adapter = store.materialize(train.recipe(QUICK, tokens, base)).artifact
+    adapter = store.materialize(train.recipe(CONFIG, tokens, base)).artifact
     assert isinstance(adapter, Adapter)
-    history = [
-        json.loads(line) for line in (adapter.path / "logs" / "history.jsonl").read_text().splitlines()
-    ]
-    losses = [point["loss"] for point in history if "loss" in point]
-    assert len(losses) == 24
-    assert sum(losses[-4:]) < sum(losses[:4])
-    assert any("eval_loss" in point for point in history)
+    curve = losses(adapter)
+    assert len(curve) == 24
+    assert sum(curve[-4:]) < sum(curve[:4])
+    assert adapter.manifest.stats["eval_loss"] < curve[0]
     assert not list(adapter.path.glob("*.bin"))
     assert str(store.root) not in (adapter.path / "adapter_config.json").read_text()
     model = store.materialize(merge.recipe(MergeConfig(dtype="float32"), adapter, base)).artifact
@@ -105,12 +99,13 @@ def assert_merged_equals_adapter(base: Model, adapter: Adapter, model: Model) ->
         assert torch.allclose(apart.eval()(ids).logits, merged.eval()(ids).logits, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_trainer_resumes_to_the_same_bits(store: Store, tmp_path: Path) -> None:
     base, tokens = made(store)
-    whole = store.materialize(train.recipe(QUICK, tokens, base)).artifact
+    whole = store.materialize(train.recipe(CONFIG, tokens, base)).artifact
     other = Store(tmp_path / "other")
     base, tokens = made(other)
-    slow = train.recipe(QUICK, tokens, base)
+    slow = train.recipe(CONFIG, tokens, base)
     killer = threading.Thread(target=kill_after_a_checkpoint, args=(other.root,))
     killer.start()
     with pytest.raises(StageError, match=r"killed by signal|exit code"):
@@ -119,15 +114,7 @@ def test_a_killed_trainer_resumes_to_the_same_bits(store: Store, tmp_path: Path)
     assert not list(other.root.glob("train/*"))
     resumed = other.materialize(slow).artifact
     assert weights(resumed) == weights(whole)
-    curves = [
-        [
-            json.loads(line)["loss"]
-            for line in (t.path / "logs" / "history.jsonl").read_text().splitlines()
-            if "learning_rate" in line
-        ]
-        for t in (whole, resumed)
-    ]
-    assert curves[0] == curves[1]
+    assert losses(resumed) == losses(whole)
 
 
 def kill_after_a_checkpoint(root: Path) -> None:
@@ -148,8 +135,29 @@ def kill_after_a_checkpoint(root: Path) -> None:
             os.kill(int(process.name), signal.SIGKILL)
 
 
-def test_a_target_module_that_does_not_exist_is_a_clear_error(store: Store) -> None:
+@pytest.mark.slow
+def test_two_processes_give_the_loss_curve_of_one(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base, tokens = made(store)
-    config = QUICK.model_copy(update={"lora": LORA.model_copy(update={"target_modules": ("nothing_proj",)})})
-    with pytest.raises(DataError, match=r"nothing_proj.*q_proj"):
+    config = CONFIG.model_copy(update={"batching": "random"})
+    one = store.materialize(train.recipe(config, tokens, base)).artifact
+    monkeypatch.setenv("FINETUNE_PROCESSES", "2")
+    settings.settings.cache_clear()
+    other = Store(tmp_path / "other")
+    base, tokens = made(other)
+    two = other.materialize(train.recipe(config, tokens, base)).artifact
+    assert (one.manifest.stats["processes"], two.manifest.stats["processes"]) == (1, 2)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+
+
+def test_tokens_of_another_objective_are_refused_before_any_process_starts(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline_lib import launch
+
+    monkeypatch.setattr(launch, "run_child", lambda *_: pytest.fail("a process was started"))
+    base, tokens = made(store)
+    config = TrainConfig(objective="dpo")
+    with pytest.raises(ConfigError, match=r"dpo needs tokenize.objective=preference"):
         store.materialize(train.recipe(config, tokens, base))

@@ -1,0 +1,369 @@
+"""Trainers: TRL's loops, each over tokens that are already what they should be.
+
+TRL tokenizes preference data by itself; here that is done before (``preferences.py``), so the subclasses
+below take their data as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.training.loading import adapter_of, brings_code, check_targets, load_base
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import Trainer, TrainerCallback
+
+
+class KnowsLengths:
+    """A trainer that keeps the length of each row, by which rows are put together."""
+
+    _signature_columns: list[str] | None
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()  # type: ignore[misc]
+        if "length" not in (self._signature_columns or ()):
+            self._signature_columns = [*(self._signature_columns or ()), "length"]
+
+
+def trainer_of(
+    spec: dict[str, Any], parts: dict[str, Dataset], tokenizer: Any, callbacks: list[TrainerCallback]
+) -> Trainer:
+    """Return TRL's trainer for the objective, with the model loaded and the adapter on it."""
+    config, objective = spec["config"], spec["config"]["objective"]
+    scores = objective == "reward"
+    adapter = adapter_of(
+        {**config, "tokenizer": str(Path(spec["tokens"]) / "tokenizer")},
+        task="SEQ_CLS" if scores else "CAUSAL_LM",
+    )
+    check_targets(spec["base"], adapter, f"train.{_block(config)}", scores=scores)
+    build = {
+        "sft": _own if brings_code(spec["base"]) else _sft,
+        "dpo": _dpo,
+        "kto": _kto,
+        "reward": _reward,
+        "grpo": _rl,
+        "rloo": _rl,
+    }[objective]
+    common: dict[str, Any] = {
+        "model": _model(spec, tokenizer, scores=scores),
+        "train_dataset": parts["train"],
+        "eval_dataset": parts["validation"] if len(parts["validation"]) else None,
+        "processing_class": tokenizer,
+        "peft_config": adapter,
+        "callbacks": [*callbacks, *_early_stopping(config)],
+    }
+    trainer: Trainer = build(spec, common, arguments(spec, has_validation=len(parts["validation"]) > 0))
+    _loraplus(config, trainer)
+    return trainer
+
+
+def _block(config: dict[str, Any]) -> str:
+    return "lora" if config["method"] == "qlora" else str(config["method"])
+
+
+def _model(spec: dict[str, Any], tokenizer: Any, *, scores: bool) -> Any:
+    model = load_base(spec, scores=scores)
+    if scores:
+        # The score is read at the last token that is no padding. Of the new layer PEFT takes care by itself.
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def _early_stopping(config: dict[str, Any]) -> list[Any]:
+    from transformers import EarlyStoppingCallback
+
+    if config["early_stopping_patience"] is None:
+        return []
+    return [EarlyStoppingCallback(config["early_stopping_patience"], config["early_stopping_threshold"])]
+
+
+def _loraplus(config: dict[str, Any], trainer: Any) -> None:
+    """Give A and B their own learning rates, where the config wants it."""
+    if config["method"] not in ("lora", "qlora") or not config["lora"]["loraplus_lr_ratio"]:
+        return
+    from peft.optimizers import create_loraplus_optimizer
+
+    kind, options = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    trainer.optimizer = create_loraplus_optimizer(
+        trainer.model,
+        kind,
+        loraplus_lr_ratio=config["lora"]["loraplus_lr_ratio"],
+        loraplus_weight_decay=config["weight_decay"],
+        **options,
+    )
+
+
+def batch(config: dict[str, Any], processes: int, halvings: int = 0) -> tuple[int, int]:
+    """Return sequences in a forward pass and passes before a step, for one of several processes.
+
+    The step's batch is the config's, however many processes share it and however little memory there is.
+    """
+    whole = config["batch_size"] * config["gradient_accumulation_steps"]
+    if whole % processes:
+        raise ConfigError(
+            f"train.batch_size x gradient_accumulation_steps is {whole}, which {processes} processes cannot "
+            "share; make it a multiple"
+        )
+    share = whole // processes
+    micro = math.gcd(share, max(1, config["batch_size"] >> halvings))
+    return micro, share // micro
+
+
+def arguments(spec: dict[str, Any], *, has_validation: bool) -> dict[str, Any]:
+    """Return what every trainer is told, under Transformers' names."""
+    import os
+
+    config = spec["config"]
+    micro, accumulation = batch(config, int(os.environ.get("WORLD_SIZE", "1")), spec.get("halvings", 0))
+    return {
+        "output_dir": str(Path(spec["work"]) / "checkpoints"),
+        "learning_rate": config["learning_rate"],
+        "num_train_epochs": config["epochs"],
+        "max_steps": config["max_steps"] or -1,
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro * 2,
+        "gradient_accumulation_steps": accumulation,
+        "train_sampling_strategy": "random" if config["batching"] == "packed" else config["batching"],
+        "length_column_name": "length",
+        "optim": config["optimizer"],
+        "lr_scheduler_type": config["schedule"],
+        "lr_scheduler_kwargs": config["schedule_options"],
+        "warmup_steps": config["warmup_ratio"],
+        "weight_decay": config["weight_decay"],
+        "adam_beta1": config["adam_beta1"],
+        "adam_beta2": config["adam_beta2"],
+        "adam_epsilon": config["adam_epsilon"],
+        "max_grad_norm": config["max_grad_norm"],
+        "neftune_noise_alpha": config["neftune_noise_alpha"],
+        "bf16": config["precision"] == "bf16",
+        "fp16": config["precision"] == "fp16",
+        "use_cpu": spec["device"] == "cpu",
+        "gradient_checkpointing": config["activation_checkpointing"],
+        "logging_steps": config["logging_steps"],
+        # A loss that is no number is an error of ours, not a point to be left out of the mean.
+        "logging_nan_inf_filter": False,
+        "restore_callback_states_from_checkpoint": True,
+        "save_total_limit": 2,
+        "seed": config["seed"],
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": spec["device"] != "cpu",
+        **_rhythm(config, has_validation=has_validation),
+    }
+
+
+def _rhythm(config: dict[str, Any], *, has_validation: bool) -> dict[str, Any]:
+    """Return when to look at the validation split and when to save."""
+    steps = {"save_strategy": "steps", "save_steps": config["save_steps"]}
+    if not has_validation:
+        if config["load_best_model_at_end"]:
+            raise ConfigError("train.load_best_model_at_end needs a validation split; raise split.validation")
+        return {"eval_strategy": "no", **steps}
+    every: dict[str, Any] = {"eval_strategy": "epoch"}
+    if config["eval_steps"]:
+        every = {"eval_strategy": "steps", "eval_steps": config["eval_steps"]}
+    if not config["load_best_model_at_end"]:
+        return {**every, **steps}
+    # The best of the checkpoints can only be one that was looked at.
+    saves = {key.replace("eval", "save"): value for key, value in every.items()}
+    return {
+        **every,
+        **saves,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": config["metric_for_best_model"],
+        "greater_is_better": not config["metric_for_best_model"].endswith("loss"),
+    }
+
+
+def _sft(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    as_they_are = {"skip_prepare_dataset": True}
+    ready: dict[str, Any] = {"dataset_kwargs": as_they_are, "max_length": None, "packing": False}
+    offload: dict[str, Any] = {"activation_offloading": spec["config"]["activation_offloading"]}
+    if spec["config"]["batching"] == "packed":
+        from pipeline_lib.training.packing import PackedCollator
+
+        common = {**common, "data_collator": PackedCollator(common["processing_class"].pad_token_id)}
+    return SFTTrainer(args=SFTConfig(**args, **ready, **offload), **common)
+
+
+def _own(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
+    """The plain loop for a model that brings its own code: TRL would put another loss in place of its own."""
+    from peft import get_peft_model
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    if spec["config"]["batching"] == "packed":
+        raise ConfigError(
+            "train.batching packed is not for a model that brings its own code: nothing says that it keeps "
+            "sequences apart; take group_by_length"
+        )
+    model, adapter = common["model"], common.pop("peft_config")
+    if adapter is not None:
+        if spec["config"]["activation_checkpointing"]:
+            model.enable_input_require_grads()
+        model = get_peft_model(model, adapter)
+    pad = DataCollatorForSeq2Seq(common["processing_class"])
+    return Trainer(args=TrainingArguments(**args), data_collator=pad, **{**common, "model": model})
+
+
+def _dpo(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    class Pairs(KnowsLengths, DPOTrainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+            return dataset
+
+    dpo = spec["config"]["dpo"]
+    chosen = DPOConfig(
+        **args,
+        max_length=None,
+        loss_type=list(dpo["loss"]),
+        loss_weights=dpo["loss_weights"],
+        beta=dpo["beta"],
+        label_smoothing=dpo["label_smoothing"],
+        ld_alpha=dpo["ld_alpha"],
+        precompute_ref_log_probs=dpo["precompute_reference"],
+        activation_offloading=spec["config"]["activation_offloading"],
+    )
+    return Pairs(args=chosen, **common)
+
+
+def _kto(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
+    from trl.trainer.kto_config import KTOConfig
+    from trl.trainer.kto_trainer import KTOTrainer
+
+    class Labelled(KTOTrainer):
+        def _prepare_dataset(self, dataset: Dataset, _: Any, given: Any, *__: Any) -> Dataset:
+            return _mismatched(dataset, given.per_device_train_batch_size) if self.calculate_KL else dataset
+
+    kto = spec["config"]["kto"]
+    chosen = KTOConfig(
+        # The divergence is estimated against the neighbour in the batch, so the order is fixed before.
+        **{**args, "train_sampling_strategy": "sequential"},
+        max_length=None,
+        loss_type=kto["loss"],
+        beta=kto["beta"],
+        desirable_weight=kto["desirable_weight"],
+        undesirable_weight=kto["undesirable_weight"],
+        activation_offloading=spec["config"]["activation_offloading"],
+    )
+    if chosen.per_device_train_batch_size < 2 and kto["loss"] == "kto":
+        raise ConfigError(
+            "train.kto.loss kto compares answers of one batch; make train.batch_size at least 2"
+        )
+    shuffled = common["train_dataset"].shuffle(seed=spec["config"]["seed"])
+    return Labelled(args=chosen, **{**common, "train_dataset": shuffled})
+
+
+def _mismatched(dataset: Dataset, size: int) -> Dataset:
+    """Return the data with every prompt's neighbour's answer beside its own, batch by batch."""
+    answers = dataset["completion_ids"]
+    starts = range(0, len(answers), size)
+    turned = [ids for i in starts for ids in (answers[i : i + size][-1:] + answers[i : i + size][:-1])]
+    return dataset.add_column("KL_completion_ids", turned)
+
+
+def _reward(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.reward_trainer import RewardTrainer
+
+    centre = spec["config"]["reward"]["center_rewards_coefficient"]
+    offload = spec["config"]["activation_offloading"]
+
+    class Scored(KnowsLengths, RewardTrainer):  # type: ignore[misc]
+        pass
+
+    chosen = RewardConfig(
+        **args, max_length=None, center_rewards_coefficient=centre, activation_offloading=offload
+    )
+    whole = {part: common[part] and common[part].map(_whole) for part in ("train_dataset", "eval_dataset")}
+    return Scored(args=chosen, **{**common, **whole})
+
+
+def _whole(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a pair as the reward trainer reads it: each answer with the prompt before it."""
+    return {side: row["prompt_ids"] + row[side] for side in ("chosen_ids", "rejected_ids")}
+
+
+def _rl(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
+    from trl.trainer.rloo_config import RLOOConfig
+    from trl.trainer.rloo_trainer import RLOOTrainer
+
+    kinds: dict[str, tuple[Any, Any]] = {
+        "grpo": (GRPOTrainer, GRPOConfig),
+        "rloo": (RLOOTrainer, RLOOConfig),
+    }
+    trainer, settings = kinds[spec["config"]["objective"]]
+    prompts = {
+        row["prompt"]: row["prompt_ids"]
+        for part in ("train_dataset", "eval_dataset")
+        for row in common[part] or ()
+    }
+
+    class Prompted(trainer):  # type: ignore[misc, valid-type]
+        def _tokenize_prompts(self, texts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+            return [prompts[text] for text in texts], None, {}
+
+    config, rl = spec["config"], spec["config"]["rl"]
+    whole = config["batch_size"] * config["gradient_accumulation_steps"]
+    if whole % rl["num_generations"]:
+        raise ConfigError(
+            f"train.batch_size x gradient_accumulation_steps is {whole}, which is no multiple of "
+            f"train.rl.num_generations={rl['num_generations']}"
+        )
+    loss = {"loss_type": rl["grpo_loss"]} if config["objective"] == "grpo" else {}
+    args = {
+        key: value
+        for key, value in args.items()
+        if key not in ("train_sampling_strategy", "length_column_name")
+    }
+    chosen = settings(
+        **{**args, "per_device_eval_batch_size": rl["num_generations"]},
+        num_generations=rl["num_generations"],
+        max_completion_length=rl["max_completion_length"],
+        temperature=rl["temperature"],
+        top_p=rl["top_p"],
+        beta=rl["beta"],
+        num_iterations=rl["num_iterations"],
+        reward_weights=[reward["weight"] for reward in rl["rewards"]],
+        **loss,
+    )
+    scorers = [_scorer(reward, common["processing_class"]) for reward in rl["rewards"]]
+    dropped = ("train_dataset", "eval_dataset")
+    data = {part: common[part] and common[part].remove_columns(["prompt_ids", "length"]) for part in dropped}
+    readers = [reader for _, reader in scorers]
+    return Prompted(
+        args=chosen,
+        reward_funcs=[reward for reward, _ in scorers],
+        reward_processing_classes=readers,
+        **{**common, **data},
+    )
+
+
+def _scorer(reward: dict[str, Any], tokenizer: Any) -> tuple[Any, Any]:
+    """Return a reward as TRL takes it: a function, or a reward model with its tokenizer."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from pipeline_lib.chat import stop_ids
+    from pipeline_lib.training.rewards import scorer
+
+    if reward["function"]:
+        return scorer(reward, stop_ids(tokenizer)), None
+    trusted = brings_code(reward["model"])
+    model = AutoModelForSequenceClassification.from_pretrained(
+        reward["model"], num_labels=1, trust_remote_code=trusted
+    )
+    reader = AutoTokenizer.from_pretrained(reward["model"], trust_remote_code=trusted)
+    if reader.pad_token is None:
+        reader.pad_token = reader.eos_token
+    model.config.pad_token_id = reader.pad_token_id
+    return model.eval(), reader

@@ -1,0 +1,107 @@
+"""Packed sequences do not see each other, none is cut, and rows are as full as TRL's."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pipeline_lib.training.packing import IGNORED, PackedCollator, pack, packed
+from pipeline_lib.training.train import TrainConfig
+from tests.training import tiny_training as tiny
+
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
+
+
+@given(lengths=LENGTHS, room=st.integers(8, 64))
+def test_every_sequence_is_in_one_row_whole_and_no_row_is_over_its_room(
+    lengths: list[int], room: int
+) -> None:
+    rows = pack(lengths, room)
+    assert sorted(place for row in rows for place in row) == list(range(len(lengths)))
+    for row in rows:
+        assert len(row) == 1 or sum(lengths[place] for place in row) <= room
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_are_at_least_as_full_as_trls(seed: int) -> None:
+    from datasets import Dataset
+    from trl.data_utils import pack_dataset
+
+    lengths = random.Random(seed).choices(range(1, 41), k=300)
+    data = Dataset.from_dict({"input_ids": [[1] * length for length in lengths]})
+    assert len(pack(lengths, 40)) <= len(pack_dataset(data, 40))
+
+
+def sequences(lengths: list[int]) -> Any:
+    """Return sequences of distinct tokens, as the worker holds them."""
+    import pyarrow as pa
+    from datasets import Dataset
+
+    ids = [[3 + (7 * i + j) % 90 for j in range(length)] for i, length in enumerate(lengths)]
+    table = {"input_ids": ids, "labels": ids, "length": lengths}
+    return Dataset(
+        pa.table(
+            table,
+            schema=pa.schema(
+                [
+                    ("input_ids", pa.list_(pa.int32())),
+                    ("labels", pa.list_(pa.int32())),
+                    ("length", pa.int32()),
+                ]
+            ),
+        )
+    )
+
+
+def test_packed_logits_are_those_of_each_sequence_alone(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tiny.tiny_model(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "base", dtype=torch.float32, attn_implementation="sdpa"
+    )
+    alone = sequences([9, 5, 14, 3, 7, 1, 12])
+    rows = packed(alone, 20)
+    batch = PackedCollator(0)(rows.to_list())
+    assert batch["input_ids"].shape == (len(rows), 20)
+    with torch.no_grad():
+        together = model(
+            **{key: value for key, value in batch.items() if key != "labels"}, use_cache=False
+        ).logits
+        seen = []
+        for i, row in enumerate(rows):
+            start = 0
+            for length in row["seq_lengths"]:
+                ids = row["input_ids"][start : start + length]
+                seen.append(tuple(ids))
+                apart = model(torch.tensor([ids]), use_cache=False).logits[0]
+                torch.testing.assert_close(together[i, start : start + length], apart, atol=1e-5, rtol=0)
+                assert batch["labels"][i, start : start + length].tolist() == [IGNORED, *ids[1:]]
+                start += length
+            assert (batch["labels"][i, start:] == IGNORED).all()
+    assert sorted(seen) == sorted(map(tuple, alone["input_ids"]))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_packed_training_has_the_loss_of_an_unpacked_one(tmp_path: Path) -> None:
+    where = tiny.place(tmp_path)
+    whole = {"batch_size": 24, "epochs": 3, "warmup_ratio": 0.0}
+    one = tiny.train_here(where, "padded", batching="random", **whole)
+    two = tiny.train_here(where, "packed", batching="packed", packed_length=40, **whole)
+    assert two.losses == pytest.approx(one.losses, abs=1e-5)
+    assert two.stats["tokens"] == one.stats["tokens"]
+    assert two.stats["eval_loss"] == pytest.approx(one.stats["eval_loss"], abs=1e-5)
+    assert 0 < two.stats["model_flop_utilisation"] < 1
+
+
+def test_packing_is_refused_where_rows_of_several_sequences_mean_nothing() -> None:
+    for values in ({"objective": "dpo"}, {"method": "prefix_tuning"}):
+        with pytest.raises(ValidationError, match="batching packed is for the objective sft"):
+            TrainConfig.model_validate({"batching": "packed", **values})
