@@ -1,28 +1,41 @@
-"""Evaluate: base and tuned model on the same questions, and a verdict."""
+"""Evaluate: base and tuned model on the same questions, what the tuned one gives away, and a verdict."""
 
 from typing import NamedTuple
 
 from flows.train import Training
 from pipeline_lib.config import PipelineConfig
-from pipeline_lib.kinds import Dataset, Evaluation, Verdict
+from pipeline_lib.kinds import Audit, Dataset, Evaluation, Ratings, Verdict
+from tasks.curation import format_general, ingest_general
+from tasks.evaluation import audit as audit_model
 from tasks.evaluation import evaluate as evaluate_model
-from tasks.evaluation import evaluate_base, gate
+from tasks.evaluation import evaluate_base, evaluate_general, evaluate_general_base, gate
+from tasks.evaluation import human as ask_people
 from tasks.wrap import flow
 
 
 class Judgement(NamedTuple):
-    """The scores of both models and what they amount to."""
+    """The scores of both models, what was found in the answers, and what it all amounts to."""
 
     base: Evaluation
     tuned: Evaluation
+    audit: Audit | None
+    ratings: Ratings | None
     verdict: Verdict
 
 
 @flow
 def evaluate(config: PipelineConfig, dataset: Dataset, training: Training) -> Judgement:
-    """The tuned model must beat the one it came from, beyond chance."""
+    """The tuned model must beat the one it came from, beyond chance, and keep what it was told."""
     assert config.evaluate, "the pipeline ends before this where nothing is to be measured"
+    assert training.model, "the pipeline ends before this where nothing was merged"
     base = evaluate_base(config.evaluate, dataset, training.base)
     tuned = evaluate_model(config.evaluate, dataset, training.model)
-    verdict = gate(config.gate, base, tuned)
-    return Judgement(base, tuned, verdict)
+    audit = audit_model(config.audit, dataset, training.model, tuned) if config.audit else None
+    ratings = ask_people(config.human, base, tuned) if config.human else None
+    before, after = None, None
+    if config.general:
+        general = format_general(config.format, ingest_general(config.general))
+        before = evaluate_general_base(config.evaluate, general, training.base)
+        after = evaluate_general(config.evaluate, general, training.model)
+    verdict = gate(config.gate, base, tuned, audit, before, after)
+    return Judgement(base, tuned, audit, ratings, verdict)

@@ -21,7 +21,17 @@ def publish(
         judgement.base,
         judgement.tuned,
         judgement.verdict,
+        judgement.audit,
+        judgement.ratings,
     )
+    assert training.model, "the pipeline ends before this where nothing was merged"
     return register(
-        config.register_, training.model, training.trained, judgement.tuned, judgement.verdict, page, curated
+        config.register_,
+        training.model,
+        training.trained,
+        judgement.tuned,
+        judgement.verdict,
+        page,
+        curated,
+        judgement.audit,
     )

@@ -17,6 +17,7 @@ __all__ = [
     "registered_paths",
     "registry_exists",
     "rollback",
+    "run_url",
     "versions",
     "without_credentials",
 ]
@@ -61,3 +62,18 @@ def log_run(artifacts: Mapping[str, Artifact], experiment: str, name: str) -> st
         )
         tracking.end_run(client, run_id)
     return run_id
+
+
+def run_url(run_id: str) -> str | None:
+    """Return where a browser shows an MLflow run, or None where no server is named that shows it.
+
+    ServiceError where MLflow does not answer.
+    """
+    from pipeline_lib.settings import settings
+
+    base = settings().mlflow_ui_url or without_credentials(tracking_uri())
+    if not base.startswith("http"):
+        return None
+    with connected() as client:
+        experiment = client.get_run(run_id).info.experiment_id
+    return f"{base.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
 T = TypeVar("T")
+_flow: ContextVar[str] = ContextVar("flow", default="")
+
+
+def current_flow() -> str:
+    """Return the name of the innermost flow that is being walked through."""
+    return _flow.get()
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ def as_task(
     *,
     name: str | None = None,
     retries: int = 0,
-    retry_delay_seconds: float = 1.0,
+    retry_delay_seconds: float | tuple[float, ...] = 1.0,
     timeout_seconds: float | None = None,
     tags: tuple[str, ...] = (),
 ) -> Task[P, A]:
@@ -73,7 +80,7 @@ class PrefectRunner:
             raise Done
         if use.name not in self.wanted:
             return self._there(use, recipe)
-        done = self._materialize(use, recipe)
+        done = self.materialize(use, recipe)
         self.artifacts[use.name] = done.artifact
         notice = "" if done.built else code_notice(recipe, done.artifact)
         self.tell(
@@ -98,7 +105,8 @@ class PrefectRunner:
         self.artifacts[use.name] = found
         return found
 
-    def _materialize(self, use: Use, recipe: Recipe[A]) -> Materialized[A]:
+    def materialize(self, use: Use, recipe: Recipe[A]) -> Materialized[A]:
+        """Return the artifact of ``recipe``, found or built here in a task run of its own."""
         from prefect import task
         from prefect.cache_policies import NO_CACHE
         from prefect.states import Completed
@@ -116,16 +124,19 @@ class PrefectRunner:
         wrapped = task(
             name=use.name,
             description=recipe.stage.function.__doc__,
-            tags=[recipe.stage.name, *use.tags],
             retries=use.retries,
             timeout_seconds=use.timeout_seconds,
-            retry_delay_seconds=use.retry_delay_seconds,
+            retry_delay_seconds=_delays(use.retry_delay_seconds),
             retry_condition_fn=_may_pass,
             cache_policy=NO_CACHE,
             persist_result=False,
         )(materialize)
         wrapped()
         return result[0]
+
+
+def _delays(seconds: float | tuple[float, ...]) -> float | list[float]:
+    return list(seconds) if isinstance(seconds, tuple) else seconds
 
 
 def _may_pass(task: Any, run: Any, state: Any) -> bool:
@@ -147,7 +158,19 @@ class Flow(Generic[P, T]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run the stages of this flow under the runner in charge."""
-        return self.function(*args, **kwargs)
+        token = _flow.set(self.name)
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            _flow.reset(token)
+
+    def run_inside(self, runner: PrefectRunner, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Run the stages within the Prefect flow run that is going on."""
+        with running(runner):
+            try:
+                self(*args, **kwargs)
+            except Done:
+                return
 
     def run(self, runner: PrefectRunner, run_name: str, *args: P.args, **kwargs: P.kwargs) -> None:
         """Run as a Prefect flow run named ``run_name``, on the settings' server or a temporary one."""
@@ -155,11 +178,7 @@ class Flow(Generic[P, T]):
             from prefect import flow as prefect_flow
 
             def body() -> None:
-                with running(runner):
-                    try:
-                        self.function(*args, **kwargs)
-                    except Done:
-                        return
+                self.run_inside(runner, *args, **kwargs)
 
             wrapped = prefect_flow(
                 name=self.name,

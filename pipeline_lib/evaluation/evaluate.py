@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from pipeline_lib.chat_templates import TemplateName
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.errors import DataError
 from pipeline_lib.core.output import Output
@@ -42,7 +43,7 @@ class EvaluateConfig(StageConfig):
     learn: Literal["every_turn", "last_turn"] = Field(
         default="every_turn", description="Which assistant turns perplexity is about; as tokenize.learn."
     )
-    template: Literal["markers"] | None = Field(
+    template: TemplateName | None = Field(
         default=None,
         description="Named chat template in place of the tokenizer's own; one without gets markers.",
     )
@@ -50,10 +51,15 @@ class EvaluateConfig(StageConfig):
         default="bf16",
         description="Number format of weights and computation; likelihoods are summed in fp32 or better.",
     )
+    slices: tuple[str, ...] = Field(
+        default=("source", "length"),
+        description="What the scores are also broken down by: source, length (of the reference), and keys of "
+        "the metadata.",
+    )
     seed: int = Field(default=42, ge=0, description="Seed of the sampling, where the temperature is not 0.")
 
 
-@stage(produces=Evaluation, version=1)
+@stage(produces=Evaluation, version=2)
 def evaluate(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model) -> None:
     """Answers, likelihoods and scores of the model on the test split, or why a row was not measured."""
     from pipeline_lib.evaluation import tables
@@ -77,6 +83,7 @@ def evaluate(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model
         "scores": scores,
         "signatures": tables.signatures(),
         "excluded": reasons,
+        "slices": tables.slices(answers, config.slices),
     }
     _write_json(out.path / "scores.json", table)
     _write_json(out.path / "logs" / "speed.json", [part["speed"] for part in parts])
@@ -92,13 +99,15 @@ def evaluate(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model
 
 
 def _measure(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model) -> list[dict[str, Any]]:
+    from pipeline_lib.evaluation.tables import measured_part
     from pipeline_lib.launch import device, run_child
 
     for stale in out.work.glob("part-*.json"):
         stale.unlink()
+    part = measured_part(dataset)
     spec = {
         "config": config.model_dump(mode="json"),
-        "shards": [str(shard) for shard in dataset.shards("test")],
+        "shards": [str(shard) for shard in dataset.shards(part)],
         "model": str(model.path),
         "work": str(out.work),
         "device": device(),

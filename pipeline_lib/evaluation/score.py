@@ -27,6 +27,15 @@ FLOAT_ROWS = 512
 
 
 @dataclass(frozen=True)
+class Foreseen:
+    """How many of a question's learnt tokens were each the model's first choice, given all before it."""
+
+    row: int
+    right: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Likelihood:
     """A question's summed negative log-likelihood (nats) and the number of tokens summed over."""
 
@@ -47,6 +56,31 @@ def negative_log_likelihoods(
     most = max(1, LOGITS_AT_ONCE // vocabulary)
     for batch in share.of(score_batches([len(question.ids) for question in questions])):
         yield _score([questions[place] for place in batch], model, pad, most)
+
+
+def foreseen(
+    model: PreTrainedModel, questions: Sequence[Question], pad: int, share: Share = ALL
+) -> Iterator[list[Foreseen]]:
+    """Yield for a share of the questions' batches which learnt tokens the model would have said itself.
+
+    Where all of them are right, greedy decoding from the first says exactly these tokens; one pass tells.
+    """
+    import torch
+
+    most = max(1, LOGITS_AT_ONCE // model.config.get_text_config().vocab_size)
+    for batch in share.of(score_batches([len(question.ids) for question in questions])):
+        asked = [questions[place] for place in batch]
+        ids, attention, learnt = _right_padded(asked, pad, model.device)
+        rows, columns = learnt[:, 1:].nonzero(as_tuple=True)
+        right = torch.zeros(len(asked), dtype=torch.long, device=model.device)
+        for some, places in zip(torch.split(rows, most), torch.split(columns, most), strict=True):
+            with torch.inference_mode(), _only_at(model, some, places):
+                logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits[0]
+            right.index_add_(0, some, (logits.argmax(dim=-1) == ids[some, places + 1]).long())
+        counts = torch.bincount(rows, minlength=len(asked)).tolist()
+        yield [
+            Foreseen(q.row, hits, count) for q, hits, count in zip(asked, right.tolist(), counts, strict=True)
+        ]
 
 
 def score_batches(lengths: Sequence[int]) -> Iterator[list[int]]:

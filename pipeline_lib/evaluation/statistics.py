@@ -128,6 +128,25 @@ def paired_bootstrap(
     )
 
 
+def share(count: int, of: int, confidence: float = CONFIDENCE) -> dict[str, float | int]:
+    """Return a share with its count and its interval (Wilson 1927), which has a width at 0 and 1 too.
+
+    Of nothing the share is 0 and the interval all there is.
+    """
+    if not of:
+        return {"value": 0.0, "low": 0.0, "high": 1.0, "count": 0, "of": 0}
+    from scipy.stats import binomtest
+
+    bounds = binomtest(count, of).proportion_ci(confidence, method="wilson")
+    return {
+        "value": count / of,
+        "low": float(bounds.low),
+        "high": float(bounds.high),
+        "count": count,
+        "of": of,
+    }
+
+
 def perplexity(
     nll_sums: npt.ArrayLike,
     token_counts: npt.ArrayLike,

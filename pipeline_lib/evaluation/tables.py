@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ ANSWERS = pa.schema(
         ("nll", pa.float64()),
         ("tokens", pa.int64()),
         ("answer_tokens", pa.int64()),
+        ("metadata", pa.string()),
     ]
 )
 EXCLUDED = pa.schema(
@@ -40,13 +42,20 @@ EXCLUDED = pa.schema(
 )
 PUBLISHED_AS = {"words": "answer_words"}
 """Metrics whose name in the score table says more than their name among metrics of an answer."""
+MOST_GROUPS = 12
+OTHERS = "others"
 SCORED = tuple(PUBLISHED_AS.get(name, name) for name in (*metrics.REFERENCED, *metrics.ALONE))
 
 
+def measured_part(dataset: Dataset) -> str:
+    """Return which part of a dataset is measured: the test split, or of one without splits what was kept."""
+    return "test" if dataset.shards("test") else "kept"
+
+
 def read_test(dataset: Dataset) -> pa.Table:
-    """Return the test split's id, source and messages, in order."""
-    columns = ["id", "source", "messages"]
-    shards = [pq.read_table(shard, columns=columns) for shard in dataset.shards("test")]
+    """Return the measured part's id, source, messages and metadata, in order."""
+    columns = ["id", "source", "messages", "metadata"]
+    shards = [pq.read_table(shard, columns=columns) for shard in dataset.shards(measured_part(dataset))]
     return pa.concat_tables(shards) if shards else pa.table({name: [] for name in columns})
 
 
@@ -69,6 +78,7 @@ def _question(item: Mapping[str, Any]) -> dict[str, Any]:
         "source": item["source"],
         "prompt": json.dumps(before, ensure_ascii=False),
         "reference": messages[last]["content"],
+        "metadata": item["metadata"],
     }
 
 
@@ -155,6 +165,55 @@ def scores(table: pa.Table) -> dict[str, dict[str, float]]:
 
 def _bounds(interval: Interval) -> dict[str, float]:
     return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def slices(table: pa.Table, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return every score within every group of the slices named, with its interval and the group's size."""
+    return {
+        name: {
+            group: {"count": int(mask.sum()), "scores": scores(table.filter(mask))}
+            for group, mask in groups(table, name)
+        }
+        for name in names
+    }
+
+
+def groups(table: pa.Table, name: str) -> list[tuple[str, pa.Array]]:
+    """Return the groups of a slice (``source``, ``length``, or a metadata key) with their rows as masks.
+
+    Lengths are in words of the reference, in quarters of the table. Of other slices the `MOST_GROUPS` largest
+    groups stand by themselves and the rest together; a conversation without the key is in none.
+    """
+    values = _lengths(table) if name == "length" else _values(table, name)
+    sizes = Counter(value for value in values if value is not None)
+    # Lengths come in their order, other groups by size.
+    order = (
+        list(dict.fromkeys(sorted(filter(None, values), key=lambda text: int(text.split()[0]))))
+        if name == "length"
+        else [value for value, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))]
+    )
+    shown = order[:MOST_GROUPS]
+    found = [(group, pa.array([value == group for value in values], pa.bool_())) for group in shown]
+    if rest := set(order[MOST_GROUPS:]):
+        found.append((OTHERS, pa.array([value in rest for value in values], pa.bool_())))
+    return found
+
+
+def _values(table: pa.Table, name: str) -> list[str | None]:
+    if name == "source":
+        return [str(value or "") for value in table["source"].to_pylist()]
+    found = (json.loads(text or "{}").get(name) for text in table["metadata"].to_pylist())
+    return [None if value is None else str(value) for value in found]
+
+
+def _lengths(table: pa.Table) -> list[str | None]:
+    words = np.array([len((text or "").split()) for text in table["reference"].to_pylist()])
+    if not len(words):
+        return []
+    edges = sorted({int(edge) for edge in np.quantile(words, [0.25, 0.5, 0.75])})
+    bounds = [(0, edges[0]), *((low + 1, high) for low, high in pairwise(edges)), (edges[-1] + 1, None)]
+    names = [f"{low} words or more" if high is None else f"{low} to {high} words" for low, high in bounds]
+    return [names[place] for place in np.searchsorted(edges, words)]
 
 
 def paired(tuned: Evaluation, base: Evaluation) -> tuple[pa.Table, pa.Table]:

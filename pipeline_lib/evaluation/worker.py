@@ -38,8 +38,8 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     from pipeline_lib import chat
 
     config, directory = spec["config"], Path(spec["work"])
-    model, tokenizer = _load(spec)
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
+    model, tokenizer = load_model(spec)
+    positions = positions_of(model)
     questions, excluded = _read(spec, tokenizer, positions)
     asked = chosen(questions, config["max_conversations"])
     decoding = Decoding(
@@ -62,7 +62,13 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     (directory / f"part-{share.first}.json").write_text(json.dumps(part), encoding="utf-8")
 
 
-def _load(spec: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def positions_of(model: PreTrainedModel) -> int:
+    """Return how many tokens a model takes; very many where its config sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
+
+
+def load_model(spec: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the spec's model on its device in its precision, and the tokenizer with a template."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

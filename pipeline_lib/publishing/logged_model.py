@@ -7,13 +7,13 @@ weights are and their digest; `finetune chat` and vLLM take the path.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.kinds import Model
+from pipeline_lib.publishing.quiet import transformers_quiet
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +40,7 @@ def log_weights(run_id: str, model: Model, card: str, prompt: Sequence[dict[str,
     import mlflow.transformers
     from huggingface_hub import ModelCard
 
-    with _transformers_quiet(), mlflow.start_run(run_id=run_id):
+    with transformers_quiet(), mlflow.start_run(run_id=run_id):
         weights, tokenizer = _load(model)
         logged = mlflow.transformers.log_model(
             {"model": weights, "tokenizer": tokenizer},
@@ -60,22 +60,6 @@ def _load(model: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     # Three parts make no hub id: MLflow would ask the hub about any name that could be one.
     weights.name_or_path = f"store/{model.address}"
     return weights, AutoTokenizer.from_pretrained(model.path)
-
-
-@contextmanager
-def _transformers_quiet() -> Iterator[None]:
-    from transformers.utils import logging
-
-    # Untyped in transformers, hence the one untyped name for all of them.
-    talk: Any = logging
-    verbosity = talk.get_verbosity()
-    talk.set_verbosity_error()
-    talk.disable_progress_bar()
-    try:
-        yield
-    finally:
-        talk.enable_progress_bar()
-        talk.set_verbosity(verbosity)
 
 
 def _interface(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[dict[str, str]]) -> dict[str, Any]:

@@ -7,14 +7,17 @@ leaves a run without a version: the next one marks it KILLED, deletes it and sta
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from pipeline_lib.core.config import StageConfig
+from pipeline_lib.core.errors import ServiceError
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
-from pipeline_lib.kinds import Dataset, Evaluation, Model, Registration, Report, Trained, Verdict
+from pipeline_lib.kinds import Audit, Dataset, Evaluation, Model, Registration, Report, Trained, Verdict
 from pipeline_lib.publishing.connection import connected, registry_target, tracking_uri, without_credentials
 
 if TYPE_CHECKING:
@@ -70,20 +73,24 @@ def register(
     verdict: Verdict,
     report: Report,
     datasets: tuple[Dataset, ...],
+    audit: Audit | None = None,
 ) -> None:
     """One version in the registry, candidate or champion, and one MLflow run behind it."""
     from pipeline_lib.publishing.tracking import RunContents
 
-    fingerprint = register.recipe(config, model, adapter, evaluation, verdict, report, datasets).fingerprint
+    fingerprint = register.recipe(
+        config, model, adapter, evaluation, verdict, report, datasets, audit
+    ).fingerprint
     contents = RunContents(
-        (*datasets, adapter, model, evaluation, verdict, report),
+        (*datasets, adapter, model, evaluation, *([audit] if audit else []), verdict, report),
         adapter,
         evaluation,
         verdict,
         report,
         datasets,
+        audit,
     )
-    with connected() as client:
+    with _registering(), connected() as client:
         version = _find(client, config, fingerprint)
         if version is None:
             _clear_killed(client, config, fingerprint)
@@ -99,6 +106,14 @@ def register(
         }
     (out.path / "registration.json").write_text(json.dumps(registered, indent=1) + "\n", encoding="utf-8")
     out.stats = {key: registered[key] for key in ("name", "version", "aliases")}
+
+
+@contextmanager
+def _registering() -> Iterator[None]:
+    try:
+        yield
+    except ServiceError as error:
+        raise ServiceError(f"{error}; `finetune publish CONFIG` registers it later") from error
 
 
 def _find(client: MlflowClient, config: RegisterConfig, fingerprint: str) -> ModelVersion | None:

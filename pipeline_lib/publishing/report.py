@@ -15,7 +15,7 @@ from pydantic import Field
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
-from pipeline_lib.kinds import Dataset, Evaluation, Report, Tokens, Trained, Verdict
+from pipeline_lib.kinds import Audit, Dataset, Evaluation, Ratings, Report, Tokens, Trained, Verdict
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -48,7 +48,7 @@ class FunnelRow:
     """Rows per split, where the stage made several."""
 
 
-@stage(produces=Report, version=1)
+@stage(produces=Report, version=2)
 def report(
     out: Output,
     config: ReportConfig,
@@ -58,12 +58,15 @@ def report(
     base_evaluation: Evaluation,
     evaluation: Evaluation,
     verdict: Verdict,
+    audit: Audit | None = None,
+    ratings: Ratings | None = None,
 ) -> None:
-    """One page with funnel, curves, scores, answers, verdict and lineage, and its short form in Markdown."""
+    """One page on data, training, scores, audit, answers, verdict and lineage, and its short form."""
     from pipeline_lib.publishing.answers import sample_answers
+    from pipeline_lib.publishing.audited import audit_rows, mask_audit, passages, ratings_of
     from pipeline_lib.publishing.lineage import lineage
     from pipeline_lib.publishing.rendering import environment
-    from pipeline_lib.publishing.scores import score_rows
+    from pipeline_lib.publishing.scores import general_rows, score_rows, slice_rows
 
     read = verdict.read()
     scores = evaluation.scores()
@@ -72,6 +75,12 @@ def report(
         "open": read["open"],
         "rules": [NO_FIGURES | rule for rule in read["rules"]],
         "scores": score_rows(base_evaluation.scores(), scores, read.get("comparison", {})),
+        "slices": slice_rows(read.get("slices", {})),
+        "general": general_rows(read.get("general", {})),
+        "audit": audit_rows(audit.read()) if audit else [],
+        "passages": passages(audit) if audit else [],
+        "ratings": ratings_of(ratings),
+        "mask_audit": mask_audit(tokens),
         "count": scores["count"],
         "signatures": scores.get("signatures", {}),
         "funnel": funnel(curation, tokens),
@@ -79,7 +88,9 @@ def report(
         "curves": _curves(training),
         "lengths": _lengths(tokens, base_evaluation, evaluation),
         "answers": sample_answers(evaluation, base_evaluation, config.answers),
-        "lineage": lineage((*curation, tokens, training, base_evaluation, evaluation, verdict)),
+        "lineage": lineage(
+            (*curation, tokens, training, base_evaluation, evaluation, *([audit] if audit else []), verdict)
+        ),
     }
     for name in ("report.html", "report.md"):
         text = environment().get_template(f"{name}.j2").render(page)

@@ -20,8 +20,9 @@ TITLES = {
     "stopped": "Stops by itself",
     "answer_words": "Words per answer",
     "repetition": "Repetition",
+    "empty": "Empty answers",
 }
-LOWER_IS_BETTER = ("perplexity", "repetition")
+LOWER_IS_BETTER = ("perplexity", "repetition", "empty")
 NEUTRAL = ("answer_words",)
 ABSENT = "–"
 
@@ -54,6 +55,35 @@ def score_rows(
     return [
         _row(m, others.get(m) or {}, given[m] or {}, (comparison.get(m) or {}).get("difference") or {})
         for m in order
+    ]
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """One group of a slice: both models' figures, ready to be read."""
+
+    slice: str
+    group: str
+    count: int
+    scores: tuple[ScoreRow, ...]
+
+
+def slice_rows(slices: Mapping[str, Any]) -> list[SliceRow]:
+    """Return one row per group of every slice of a verdict; a slice of one group says nothing new."""
+    return [
+        SliceRow(name, group, compared["count"], tuple(general_rows(compared)))
+        for name, groups in slices.items()
+        if len(groups) > 1
+        for group, compared in groups.items()
+    ]
+
+
+def general_rows(compared: Mapping[str, Any]) -> list[ScoreRow]:
+    """Return one row per metric of a comparison by itself, without intervals of the single scores."""
+    return [
+        _row(metric, {"value": both["base"]}, {"value": both["tuned"]}, both["difference"])
+        for metric, both in compared.items()
+        if isinstance(both, Mapping)
     ]
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.provenance import git_commit
-from pipeline_lib.kinds import Dataset, Evaluation, Report, Trained, Verdict
+from pipeline_lib.kinds import Audit, Dataset, Evaluation, Report, Trained, Verdict
 from pipeline_lib.publishing.answers import sample_answers
 from pipeline_lib.publishing.connection import artifact_location
 from pipeline_lib.publishing.lineage import Ancestor, base_evaluation, lineage
@@ -46,6 +46,7 @@ class RunContents:
     verdict: Verdict | None = None
     report: Report | None = None
     datasets: tuple[Dataset, ...] = ()
+    audit: Audit | None = None
 
 
 def contents_of(artifacts: Mapping[str, Artifact]) -> RunContents:
@@ -62,6 +63,7 @@ def contents_of(artifacts: Mapping[str, Artifact]) -> RunContents:
         verdict=next((a for a in reversed(items) if isinstance(a, Verdict)), None),
         report=next((a for a in reversed(items) if isinstance(a, Report)), None),
         datasets=tuple(a for a in items if isinstance(a, Dataset))[-1:],
+        audit=next((a for a in reversed(items) if isinstance(a, Audit)), None),
     )
 
 
@@ -179,6 +181,8 @@ def _metrics(contents: RunContents, ancestors: Sequence[Ancestor]) -> list[Metri
         figures |= dict(_scores(base, "base")) if base else {}
     if contents.verdict:
         figures |= dict(_differences(contents.verdict))
+    if contents.audit:
+        figures |= dict(_audited("audit", contents.audit.read()))
     single = [Metric(key, value, now, 0) for key, value in figures.items() if math.isfinite(value)]
     curves = [Metric(key, value, now, step) for key, value, step in _curves(contents.training)]
     return single + curves
@@ -196,6 +200,15 @@ def _differences(verdict: Verdict) -> Iterator[tuple[str, float]]:
         for part, value in (compared.get("difference") or {}).items():
             if value is not None:
                 yield f"difference.{metric}" + ("" if part == "value" else f"_{part}"), float(value)
+
+
+def _audited(prefix: str, found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the audit's figures under dotted names; single secrets stay in the file."""
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            yield from _audited(f"{prefix}.{key}", value)
+        elif isinstance(value, int | float):
+            yield f"{prefix}.{key}", float(value)
 
 
 def _costs(ancestors: Sequence[Ancestor]) -> Iterator[tuple[str, float]]:
@@ -250,6 +263,7 @@ def _log_files(client: MlflowClient, run_id: str, contents: RunContents) -> None
         (contents.report, "report.md"),
         (contents.evaluation, "scores.json"),
         (contents.verdict, "verdict.json"),
+        (contents.audit, "audit.json"),
     ]
     for artifact, name in wanted:
         if artifact:

@@ -29,6 +29,7 @@ def evaluation(
     rows: int = 60,
     prefix: str = "c",
     spread: float = 0.3,
+    sliced: tuple[str, ...] = (),
 ) -> Evaluation:
     """An evaluation of conversations whose negative log-likelihood per token varies around ``per_token``."""
     noise = np.random.default_rng(7).normal(0, spread, rows)
@@ -43,13 +44,15 @@ def evaluation(
             "nll": float((per_token + noise[i]) * 10),
             "tokens": 10,
             "answer_tokens": 8,
+            "metadata": json.dumps({"topic": ["loops", "lists"][i % 2]} if i else {}),
         }
         for i in range(rows)
     ]
     directory.mkdir()
     table = pa.Table.from_pylist(made, tables.ANSWERS)
     tables.write(directory, table, pa.Table.from_pylist([], tables.EXCLUDED))
-    (directory / "scores.json").write_text(json.dumps({"scores": tables.scores(table)}))
+    slices = {name: {} for name in sliced}
+    (directory / "scores.json").write_text(json.dumps({"scores": tables.scores(table), "slices": slices}))
     return Evaluation(directory, f"digest of {directory.name}")
 
 
@@ -81,6 +84,10 @@ def test_a_better_model_that_stops_opens_the_gate(tmp_path: Path) -> None:
         "exact_match",
         "token_f1",
         "stopped",
+        "rougeLsum",
+        "answer_words",
+        "repetition",
+        "empty",
     }
 
 
@@ -126,6 +133,7 @@ def test_rules_apply_where_they_have_a_threshold(tmp_path: Path) -> None:
         "open": True,
         "rules": [],
         "comparison": strict["comparison"],
+        "slices": {},
     }
 
 
@@ -149,3 +157,37 @@ def test_only_conversations_that_both_were_measured_on_are_compared(tmp_path: Pa
 def test_models_without_a_common_conversation_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="share no conversation"):
         verdict(tmp_path, evaluation(tmp_path / "b", 4.0), evaluation(tmp_path / "t", 3.0, prefix="other"))
+
+
+def test_each_slice_is_compared_within_its_groups(tmp_path: Path) -> None:
+    slices = ("source", "length", "topic")
+    base = evaluation(tmp_path / "b", 4.0, sliced=slices)
+    found = verdict(tmp_path, base, evaluation(tmp_path / "t", 3.0, sliced=slices))["slices"]
+    assert set(found) == set(slices)
+    assert {group: one["count"] for group, one in found["topic"].items()} == {"lists": 30, "loops": 29}
+    whole = evaluation(tmp_path / "w", 3.0).scores()["scores"]["perplexity"]["value"]
+    assert found["source"]["made"]["perplexity"]["tuned"] == pytest.approx(whole)
+    assert found["topic"]["lists"]["perplexity"]["difference"]["high"] < 0
+
+
+@pytest.mark.parametrize(("after", "opens"), [(3.05, True), (3.5, False)])
+def test_what_the_training_forgot_closes_the_gate(tmp_path: Path, after: float, opens: bool) -> None:
+    base, tuned = evaluation(tmp_path / "b", 4.0), evaluation(tmp_path / "t", 3.0)
+    before = evaluation(tmp_path / "gb", 3.0, prefix="g")
+    general = evaluation(tmp_path / "gt", after, prefix="g")
+    recipe = gate.recipe(GateConfig(), base, tuned, None, before, general)
+    found = Store(tmp_path / "store").materialize(recipe).artifact.read()
+    assert found["open"] is opens
+    rule = found["rules"][-1]
+    assert rule["rule"] == "keeps_general"
+    assert rule["value"] == pytest.approx(math.exp(after - 3.0) - 1)
+    assert rule["low"] <= rule["value"] <= rule["high"]
+
+
+@pytest.mark.parametrize("lengths", [[3], [3, 3, 3], [0, 1, 2, 3, 4, 5, 6, 7], [5] * 9 + [50]])
+def test_every_conversation_is_in_one_group_of_lengths(lengths: list[int]) -> None:
+    rows = [{"id": str(i), "reference": "w " * count} for i, count in enumerate(lengths)]
+    masks = [
+        mask.to_pylist() for _, mask in tables.groups(pa.Table.from_pylist(rows, tables.ANSWERS), "length")
+    ]
+    assert [sum(row) for row in zip(*masks, strict=True)] == [1] * len(lengths)

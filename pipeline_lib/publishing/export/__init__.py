@@ -1,7 +1,8 @@
-"""Export: take a model out of the pipeline, as safetensors, GGUF, for Ollama or for vLLM.
+"""Export: take a model out of the pipeline, as safetensors, adapter, GGUF, for Ollama or for vLLM.
 
-`export_model` writes the form (`safetensors`, `gguf`, `ollama`, `vllm`), loads it back and proves that it is
-the same model (`proof`, `parity`). The directory appears whole, with `parity.json` in it, or not at all.
+`export_model` writes the form (`safetensors`, `adapter`, `gguf`, `ollama`, `vllm`), loads it back and proves
+that it is the same model (`proof`, `parity`). The directory appears whole, with `parity.json` in it, or not
+at all.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from pipeline_lib.publishing.export.parity import Parity
     from pipeline_lib.publishing.export.proof import Exportee, Prompts
 
-Format = Literal["safetensors", "gguf", "ollama", "vllm"]
-FORMATS: tuple[Format, ...] = ("safetensors", "gguf", "ollama", "vllm")
+Format = Literal["safetensors", "adapter", "gguf", "ollama", "vllm"]
+FORMATS: tuple[Format, ...] = ("safetensors", "adapter", "gguf", "ollama", "vllm")
 QUANTIZATIONS: tuple[Quantization, ...] = ("bf16", "f16", "q8_0")
 
 __all__ = ["FORMATS", "QUANTIZATIONS", "Exported", "export_model"]
@@ -60,6 +61,7 @@ def export_model(
     """
     from pipeline_lib.publishing.export.proof import Exportee
     from pipeline_lib.publishing.export.safetensors import require_model
+    from pipeline_lib.publishing.quiet import transformers_quiet
 
     _require_call(format, quantization, adapter, base)
     require_model(model_dir)
@@ -69,7 +71,7 @@ def export_model(
     if final.exists() and not force:
         raise ConfigError(f"{out_dir} is there already; name another directory, or force it to be replaced")
     of = Exportee(model_dir.resolve(), adapter and adapter.resolve(), base and base.resolve())
-    with _whole(final) as scratch:
+    with transformers_quiet(), _whole(final) as scratch:
         parity = _write(of, format, scratch, final, quantization, chats)
         parity.require()
         parity.write(scratch / "parity.json")
@@ -83,6 +85,10 @@ def _require_call(format: str, quantization: str, adapter: Path | None, base: Pa
         raise ConfigError(f"quantization {quantization!r} is not one of {', '.join(QUANTIZATIONS)}")
     if (adapter is None) != (base is None):
         raise ConfigError("an adapter is nothing without its base: give both adapter and base, or neither")
+    if format == "adapter" and adapter is None:
+        raise ConfigError(
+            "no adapter stands behind this model; export it as safetensors, gguf, ollama or vllm"
+        )
 
 
 @contextmanager
@@ -118,6 +124,9 @@ def _write(
 
     if format in ("gguf", "ollama"):
         return _write_gguf(of, format, scratch, final, quantization, chats)
+    if format == "adapter" and of.adapter and of.base:
+        copy_adapter(of.adapter, scratch)
+        return _prove_adapter(of.model, of.base, scratch, chats)
     copy_model(of.model, scratch)
     if of.adapter:
         copy_adapter(of.adapter, scratch / "adapter")
@@ -132,6 +141,14 @@ def _prove_copy(of: Exportee, scratch: Path, chats: Sequence[Chat]) -> Parity:
 
     load = partial(forms.load_model, scratch)
     return prove(of, load, forms.load_tokenizer(scratch), template_prompt, "exact", chats)
+
+
+def _prove_adapter(model: Path, base: Path, scratch: Path, chats: Sequence[Chat]) -> Parity:
+    from pipeline_lib.publishing.export import forms
+    from pipeline_lib.publishing.export.proof import Exportee, prove, template_prompt
+
+    load = partial(forms.load_adapted, base, scratch)
+    return prove(Exportee(model), load, forms.load_tokenizer(scratch), template_prompt, "merged", chats)
 
 
 def _write_gguf(

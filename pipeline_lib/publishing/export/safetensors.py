@@ -45,7 +45,7 @@ def copy_adapter(directory: Path, out: Path) -> None:
     """Copy an adapter in PEFT's format, with its tokenizer, into ``out``; ConfigError where it is none."""
     if not all((directory / name).exists() for name in ADAPTER):
         raise ConfigError(f"{directory} holds no adapter ({' and '.join(ADAPTER)}); name an Adapter artifact")
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     _copy(directory, out, (*ADAPTER, *TOKENIZER))
 
 

@@ -1,0 +1,249 @@
+"""The rules of the gate: each a figure, its threshold, and whether it holds, in words.
+
+A rule that the config does not ask for, or that there is no evidence for, is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline_lib.evaluation.gate import GateConfig
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule's figure, its threshold and whether it holds."""
+
+    rule: str
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    threshold: float
+    passed: bool
+    reason: str
+
+
+Comparison = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the rules look at."""
+
+    scores: Mapping[str, Mapping[str, float]]
+    """The tuned model's scores with their intervals."""
+    comparison: Comparison
+    """Base and tuned model on the test split."""
+    audit: Mapping[str, Any] | None = None
+    general: Comparison | None = None
+    """Base and tuned model on the general set."""
+
+
+def beats_base(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """Perplexity below the base model's, beyond chance.
+
+    In every draw perplexity and its logarithm differ in the same sense, so the p-value is that of both.
+    """
+    if config.max_p_value is None:
+        return None
+    both, difference = evidence.comparison["perplexity"], evidence.comparison["perplexity"]["difference"]
+    passed = difference["value"] < 0 and difference["p_value"] < config.max_p_value
+    reason = (
+        f"perplexity {both['tuned']:.4g} against {both['base']:.4g} of the base model, "
+        f"p = {difference['p_value']:.3g}; it must be lower with p below {config.max_p_value:g}"
+    )
+    return Rule(
+        "beats_base",
+        "perplexity",
+        difference["value"],
+        difference["low"],
+        difference["high"],
+        config.max_p_value,
+        passed,
+        reason,
+    )
+
+
+def stops_by_itself(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """Enough answers end with an end-of-turn token before they run out of tokens."""
+    if config.min_stopped is None:
+        return None
+    share = evidence.scores["stopped"]
+    reason = f"{share['value']:.1%} of answers end by themselves; at least {config.min_stopped:.1%} must"
+    return Rule(
+        "stops_by_itself",
+        "stopped",
+        share["value"],
+        share["low"],
+        share["high"],
+        config.min_stopped,
+        share["value"] >= config.min_stopped,
+        reason,
+    )
+
+
+def gains_rouge(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """ROUGE-L a multiple of the base model's."""
+    if config.min_rouge_ratio is None:
+        return None
+    both = evidence.comparison["rougeL"]
+    ratio = both["tuned"] / both["base"] if both["base"] else None
+    passed = both["tuned"] >= config.min_rouge_ratio * both["base"]
+    reason = (
+        f"ROUGE-L {both['tuned']:.4g} against {both['base']:.4g} of the base model; "
+        f"at least {config.min_rouge_ratio:g} times that is asked"
+    )
+    return Rule("gains_rouge", "rougeL", ratio, None, None, config.min_rouge_ratio, passed, reason)
+
+
+def low_perplexity(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """Perplexity within an absolute limit."""
+    if config.max_perplexity is None:
+        return None
+    score = evidence.scores["perplexity"]
+    reason = f"perplexity {score['value']:.4g}; at most {config.max_perplexity:g} is allowed"
+    return Rule(
+        "low_perplexity",
+        "perplexity",
+        score["value"],
+        score["low"],
+        score["high"],
+        config.max_perplexity,
+        score["value"] <= config.max_perplexity,
+        reason,
+    )
+
+
+def keeps_general(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """What the base model could do beside the task is not lost: perplexity on the general set."""
+    if config.max_general_loss is None or evidence.general is None:
+        return None
+    both = evidence.general["perplexity"]
+    loss = both["tuned"] / both["base"] - 1
+    reason = (
+        f"perplexity on the general set {both['tuned']:.4g} against {both['base']:.4g} of the base model "
+        f"({loss:+.1%}); at most {config.max_general_loss:+.1%} is allowed"
+    )
+    bounds = [both["difference"][side] / both["base"] for side in ("low", "high")]
+    return Rule(
+        "keeps_general",
+        "perplexity",
+        loss,
+        bounds[0],
+        bounds[1],
+        config.max_general_loss,
+        loss <= config.max_general_loss,
+        reason,
+    )
+
+
+def keeps_secrets(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """No planted secret is said when it is asked for."""
+    planted = evidence.audit and evidence.audit["canaries"]
+    if not config.no_canary_extracted or not planted:
+        return None
+    count = planted["extracted"]
+    reason = f"{count} of {planted['planted']} planted secrets are said when asked for; none may be"
+    return Rule("keeps_secrets", "canaries extracted", count, None, None, 0, count == 0, reason)
+
+
+def low_exposure(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """No planted secret is much likelier than its alternatives."""
+    planted = evidence.audit and evidence.audit["canaries"]
+    if config.max_exposure is None or not planted:
+        return None
+    value = planted["exposure"]
+    reason = (
+        f"highest exposure of a planted secret {value:.3g} of {planted['most_possible']:.3g} bits possible; "
+        f"at most {config.max_exposure:g} are allowed"
+    )
+    return Rule(
+        "low_exposure",
+        "exposure",
+        value,
+        None,
+        None,
+        config.max_exposure,
+        value <= config.max_exposure,
+        reason,
+    )
+
+
+def no_leaks(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """Answers hold no personal data of the training data."""
+    if config.max_leaks is None or not evidence.audit:
+        return None
+    count = evidence.audit["leaks"]["in_training"]
+    reason = (
+        f"answers hold {count} values of personal data that stand in the training data; "
+        f"at most {config.max_leaks} may"
+    )
+    return Rule("no_leaks", "leaks", count, None, None, config.max_leaks, count <= config.max_leaks, reason)
+
+
+def little_memorized(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """Few answers repeat a passage of the training data."""
+    if not evidence.audit:
+        return None
+    found = evidence.audit["memorized"]
+    what = f"of answers repeat {found['words']} words in a row of the training data"
+    return _share("little_memorized", "memorized", found, config.max_memorized, what)
+
+
+def little_extracted(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """Training answers are not much easier to go on with than test answers."""
+    found = evidence.audit and evidence.audit["extracted"]
+    if config.max_extracted is None or not found:
+        return None
+    excess = found["train"]["value"] - found["test"]["value"]
+    reason = (
+        f"{found['train']['value']:.1%} of training answers are gone on with to the letter, and "
+        f"{found['test']['value']:.1%} of test answers; at most {config.max_extracted:.1%} more may be"
+    )
+    return Rule(
+        "little_extracted",
+        "extracted",
+        excess,
+        found["train"]["low"] - found["test"]["high"],
+        found["train"]["high"] - found["test"]["low"],
+        config.max_extracted,
+        excess <= config.max_extracted,
+        reason,
+    )
+
+
+def unseen_test(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """Few test conversations stand in the training data."""
+    if not evidence.audit:
+        return None
+    found = evidence.audit["contamination"]["exact"]
+    what = "of test conversations stand in the training data"
+    return _share("unseen_test", "contamination", found, config.max_contaminated, what)
+
+
+def _share(name: str, metric: str, found: Mapping[str, Any], most: float | None, what: str) -> Rule | None:
+    if most is None:
+        return None
+    reason = f"{found['value']:.1%} {what}; at most {most:.1%} may"
+    return Rule(
+        name, metric, found["value"], found["low"], found["high"], most, found["value"] <= most, reason
+    )
+
+
+RULES: tuple[Callable[[GateConfig, Evidence], Rule | None], ...] = (
+    beats_base,
+    stops_by_itself,
+    gains_rouge,
+    low_perplexity,
+    keeps_general,
+    keeps_secrets,
+    low_exposure,
+    no_leaks,
+    little_memorized,
+    little_extracted,
+    unseen_test,
+)
