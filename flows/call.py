@@ -6,19 +6,21 @@ The *outlook* of a call is the state of every stage before anything is built. `f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.errors import ConfigError, ServiceError
 from pipeline_lib.core.mirror import open_store as open_url
-from pipeline_lib.core.plan import Planner, Selection, Step, latest_manifests, running
+from pipeline_lib.core.plan import Planner, Selection, Step, Use, latest_manifests, running
+from pipeline_lib.core.stage import Recipe
 from pipeline_lib.core.store import Store
 from pipeline_lib.settings import home, settings
-from tasks.wrap import Flow
+from tasks.wrap import Flow, current_flow
 
 EVERYTHING = Selection()
+A = TypeVar("A", bound=Artifact)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Outlook:
 
     steps: tuple[Step, ...]
     wanted: tuple[str, ...]
+    flows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The stages that each flow of the process calls itself, in order."""
 
     @property
     def names(self) -> list[str]:
@@ -90,6 +94,17 @@ class Outlook:
         return any(step.error and not isinstance(step.error, ServiceError) for step in self.asked)
 
 
+@dataclass
+class _Surveyor(Planner):
+    """A planner that notes also which flow calls which stage."""
+
+    flows: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def step(self, use: Use, recipe: Recipe[A]) -> A:
+        self.flows[current_flow()] = (*self.flows.get(current_flow(), ()), use.name)
+        return super().step(use, recipe)
+
+
 def look(call: Call) -> Outlook:
     """Return the outlook of a call; ConfigError where it asks for what the process does not have."""
     chosen = call.selection
@@ -97,7 +112,7 @@ def look(call: Call) -> Outlook:
         raise ConfigError(
             "--only names one stage; --from and --until name where a stretch of them begins and ends"
         )
-    planner = Planner(call.store, chosen.force, latest_manifests(call.store, call.pipeline))
+    planner = _Surveyor(call.store, chosen.force, latest_manifests(call.store, call.pipeline))
     with running(planner):
         call.process(call.config)
     wanted = chosen.wanted([step.name for step in planner.steps])
@@ -106,7 +121,7 @@ def look(call: Call) -> Outlook:
     outside = sorted(chosen.force - set(wanted))
     if outside:
         raise ConfigError(f"--force {outside[0]} is not among the stages asked for: {', '.join(wanted)}")
-    return Outlook(tuple(planner.steps), tuple(wanted))
+    return Outlook(tuple(planner.steps), tuple(wanted), planner.flows)
 
 
 def call_of(config: Path, overrides: list[str], selection: Selection | None = None) -> Call:

@@ -48,15 +48,26 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Build what is not there yet, from raw text to a registered model."""
+    _build(config, overrides or [], _selection(only, start, until, force), log=log, as_json=as_json)
+
+
+@app.command()
+@one_line
+def publish(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Register what was built and judged while the registry did not answer."""
+    _build(config, overrides or [], _selection(None, "report", None, None), log=False, as_json=as_json)
+
+
+def _build(config: Path, overrides: list[str], selection: Any, *, log: bool, as_json: bool) -> None:
     from flows.call import call_of
     from flows.run import closing_lines, log_outcome, run
     from flows.screen import Screen
 
-    call = call_of(config, overrides or [], _selection(only, start, until, force))
+    call = call_of(config, overrides, selection)
     with Screen(lines=not as_json) as screen:
         outcome = run(call, screen)
         logged = log_outcome(call, outcome) if log else None
-        for line in ["", *closing_lines(outcome, config, overrides or [], logged)]:
+        for line in ["", *closing_lines(outcome, config, overrides, logged)]:
             screen.say(line)
         for reason in outcome.closed:
             screen.mention(f"gate closed: {reason}")
@@ -168,6 +179,36 @@ def show(
     print_lines(view.lines_of(artifact, "dropped" if dropped else part, n))
 
 
+@app.command(name="export-data")
+@one_line
+def export_data(
+    what: Annotated[str, typer.Argument(metavar="STAGE|PATH", help="A stage, or a dataset's directory.")],
+    config: Annotated[
+        Path | None, typer.Argument(help="Whose stage; without it the latest run's.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    form: Annotated[str, typer.Option("--format", help="openai, sharegpt or alpaca.")] = "openai",
+    out: Annotated[
+        Path, typer.Option("--out", help="A directory, which gets a file for each part, or one .jsonl file.")
+    ] = Path("data"),
+    part: Annotated[
+        str | None, typer.Option("--part", help="kept, train, validation, test or dropped; else all kept.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a dataset as JSON Lines that other tools read."""
+    from flows.export_data import export
+    from flows.screen import Screen
+    from pipeline_lib.core.progress import listening
+
+    with Screen() as screen, listening(screen):
+        written = export(what, config, overrides or [], form, out, part)
+    if as_json:
+        print_json([one.as_json() for one in written])
+    else:
+        print_lines(line for one in written for line in one.lines())
+
+
 @app.command()
 @one_line
 def doctor(as_json: Json = False) -> None:
@@ -180,6 +221,69 @@ def doctor(as_json: Json = False) -> None:
     else:
         print_lines(practice.lines_of(findings))
     raise typer.Exit(1 if practice.is_ill(findings) else 0)
+
+
+@app.command()
+@one_line
+def deploy(
+    configs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[CONFIG]...", help="YAML files; conf/quickstart.yaml without any.", show_default=False
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    gpus: Annotated[
+        int, typer.Option("--gpus", min=1, help="Runs at a time in the GPU pool: one for each GPU.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Register work pools, deployments and schedules with the Prefect server."""
+    from flows.deployments import deploy
+    from pipeline_lib.config import load
+    from tasks.wrap import prefect_environment
+
+    given = configs or [Path("conf/quickstart.yaml")]
+    with prefect_environment():
+        deployed = deploy([load(config, overrides or []) for config in given], gpus)
+    if as_json:
+        print_json(deployed.as_json())
+    else:
+        print_lines(deployed.lines())
+
+
+@app.command()
+@one_line
+def worker(
+    pool: Annotated[str, typer.Option("--pool", help="cpu or gpu, or the name of a work pool.")] = "cpu",
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Runs at a time; one in the GPU pool.", show_default=False),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the worker.", show_default=False)
+    ] = None,
+) -> None:
+    """Start a worker for a work pool, in the foreground."""
+    from flows.servers import work
+
+    work(pool, limit, name)
+
+
+@app.command()
+@one_line
+def ui(
+    prefect_port: Annotated[int, typer.Option("--prefect-port", help="Port, where none runs yet.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option("--mlflow-port", help="Port, where none runs yet.")] = 5000,
+) -> None:
+    """Find Prefect's and MLflow's UI, or start them here until Ctrl-C."""
+    from flows.servers import print_addresses, serve, servers
+
+    found = servers(prefect_port, mlflow_port)
+    if all(one.answers for one in found):
+        print_addresses(found)
+    else:
+        serve(found)
 
 
 @app.command()
@@ -274,6 +378,40 @@ def chat(
         talking.ask_once(conversation, ask)
     else:
         talking.talk(conversation, str(path))
+
+
+@app.command()
+@one_line
+def export(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A model's directory, NAME or NAME@alias, or a CONFIG; without it the latest run's.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    form: Annotated[
+        str, typer.Option("--format", help="safetensors, adapter, gguf, ollama or vllm.")
+    ] = "safetensors",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Directory to write; without it export/FORMAT.")
+    ] = None,
+    quantization: Annotated[
+        str, typer.Option("--quantization", help="Of gguf and ollama: bf16, f16 or q8_0.")
+    ] = "bf16",
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model in another form, proven the same; a figure beyond its bound fails."""
+    from flows import export as taking
+    from flows.chat import find_model
+
+    written = taking.export(find_model(model, overrides or []), form, out, quantization, force=force)
+    if as_json:
+        print_json(taking.as_json(written))
+    else:
+        print_lines(taking.lines_of(written))
 
 
 @app.command()

@@ -20,9 +20,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from flows.lines import paint, size
 from pipeline_lib.core.errors import FinetuneError
+from pipeline_lib.core.mirror import MirroredStore, open_store
 from pipeline_lib.core.store import writable
 from pipeline_lib.launch import cpu_has_bf16
-from pipeline_lib.settings import settings
+from pipeline_lib.settings import home, settings
 
 NEEDED = (
     "pydantic",
@@ -194,7 +195,7 @@ def without_secrets(text: str) -> str:
 def _store() -> Iterator[Finding]:
     root = settings().store
     if "://" in root:
-        yield Finding("store", "place", "bad", root, "set FINETUNE_STORE to a local directory")
+        yield _remote_store(root)
         return
     path = Path(root)
     try:
@@ -212,6 +213,18 @@ def _store() -> Iterator[Finding]:
         size(free),
         "`finetune prune` removes what nothing refers to" if little else "",
     )
+
+
+def _remote_store(url: str) -> Finding:
+    """Look whether a store elsewhere answers, by listing what stages it has."""
+    shown = without_secrets(url)
+    try:
+        store = open_store(url, home() / "mirrors")
+        if isinstance(store, MirroredStore):
+            store.remote.names()
+    except FinetuneError as error:
+        return Finding("store", "place", "bad", shown, str(error))
+    return Finding("store", "place", "ok", f"{shown} answers; its mirror is {store.root}")
 
 
 def _servers() -> Iterator[Finding]:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from flows.call import Call, Outlook, look
+from flows.dispatch import DispatchingRunner
 from flows.lines import plan_line, result_line
 from flows.screen import Screen
 from pipeline_lib.core import progress
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.plan import Step
 from pipeline_lib.core.runs import forget, new_run, run_with
+from pipeline_lib.core.stage import Recipe
 from pipeline_lib.core.store import link_run, writable
 from pipeline_lib.kinds import Model, Registration, Report, Verdict
 from pipeline_lib.settings import home, settings
@@ -67,14 +69,45 @@ def _stage_json(step: Step) -> Mapping[str, Any]:
 
 def run(call: Call, screen: Screen) -> Outcome:
     """Return what the call came to, having built what was due; raises what stopped it."""
-    outlook = look(call)
-    outlook.require_inputs()
-    outlook.require_outside()
+    outlook = _possible(call)
     if not outlook.due:
         return _nothing_to_do(call, outlook, screen)
     for step in outlook.due:
-        screen.mention(plan_line(step, 0))
-    return _build(call, outlook, screen)
+        screen.mention(plan_line(step, _width(outlook)))
+    # Prefect makes its own directory in there, but not its parents, and then waits in vain for its server.
+    home().mkdir(parents=True, exist_ok=True)
+    screen.busy("starting Prefect")
+    return _build(
+        call,
+        outlook,
+        screen,
+        _runner_of(call, outlook),
+        lambda runner, name: call.process.run(runner, name, call.config),
+    )
+
+
+def run_inside(call: Call, screen: Screen, before: Callable[[Recipe[Any]], None] = lambda _: None) -> Outcome:
+    """Return what the call came to within the Prefect flow run that is going on; cached stages show too.
+
+    ``before`` is called with the recipe of every stage that is about to be built.
+    """
+    outlook = _possible(call)
+    runner = _runner_of(call, outlook)
+    runner.before = before
+    return _build(
+        call, outlook, screen, runner, lambda runner, name: call.process.run_inside(runner, call.config)
+    )
+
+
+def _possible(call: Call) -> Outlook:
+    outlook = look(call)
+    outlook.require_inputs()
+    outlook.require_outside()
+    return outlook
+
+
+def _runner_of(call: Call, outlook: Outlook) -> DispatchingRunner:
+    return DispatchingRunner(call.store, outlook.names, outlook.wanted, call.selection.force)
 
 
 def _nothing_to_do(call: Call, outlook: Outlook, screen: Screen) -> Outcome:
@@ -95,17 +128,19 @@ def _record(call: Call, artifacts: dict[str, Artifact]) -> Path:
     return link_run(call.store, name, artifacts)
 
 
-def _build(call: Call, outlook: Outlook, screen: Screen) -> Outcome:
+def _build(
+    call: Call,
+    outlook: Outlook,
+    screen: Screen,
+    runner: DispatchingRunner,
+    go: Callable[[DispatchingRunner, str], None],
+) -> Outcome:
     record = _record(call, {})
-    # Prefect makes its own directory in there, but not its parents, and then waits in vain for its server.
-    home().mkdir(parents=True, exist_ok=True)
     steps: list[Step] = []
-    runner = PrefectRunner(call.store, outlook.names, outlook.wanted, call.selection.force)
     runner.tell = _teller(call, outlook, screen, record, runner, steps)
     try:
         with progress.listening(screen):
-            screen.busy("starting Prefect")
-            call.process.run(runner, record.name, call.config)
+            go(runner, record.name)
     finally:
         kept = _settle(call, record, runner.artifacts, built=any(step.status == "built" for step in steps))
     return Outcome(kept, tuple(steps), closed_gates(runner.artifacts))

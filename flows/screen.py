@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from pipeline_lib.core.progress import Bar
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -56,7 +58,7 @@ class Screen:
         if self._looking:
             self._waiting = ShownBar(self._progress(), what, None)
 
-    def __call__(self, what: str, total: float | None) -> ShownBar | Unseen:
+    def __call__(self, what: str, total: float | None) -> Bar:
         """Open a bar: the screen is a `progress.Listener`."""
         if not self._looking:
             return Unseen()

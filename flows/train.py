@@ -15,7 +15,8 @@ class Training(NamedTuple):
     base: Model
     tokens: Tokens
     trained: Trained
-    model: Model
+    model: Model | None
+    """None where what was learnt cannot be merged, or is not to be."""
 
 
 @flow
@@ -28,5 +29,5 @@ def train(config: PipelineConfig, dataset: Dataset) -> Training:
         base = initialize(config.initialize, dataset)
     tokens = tokenize(config.tokenize, dataset, base)
     trained = train_model(config.train, tokens, base)
-    model = merge(config.merge, trained, base)
+    model = merge(config.merge, trained, base) if config.merge else None
     return Training(base, tokens, trained, model)

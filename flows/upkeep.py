@@ -25,7 +25,7 @@ from pipeline_lib.core.runs import RUNS, forget, links, pipeline_of, runs_of
 from pipeline_lib.core.store import Store, writable
 
 DAMAGED = ".damaged"
-LEFTOVERS = (".scratch", ".work", DAMAGED)
+LEFTOVERS = (".scratch", ".work", ".blocks", DAMAGED)
 MOST_FAULTS = 5
 
 

@@ -18,19 +18,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.curation.decontaminate import DecontaminateConfig
 from pipeline_lib.curation.deduplicate import DeduplicateConfig
+from pipeline_lib.curation.drift import DriftConfig
 from pipeline_lib.curation.filter import FilterConfig
 from pipeline_lib.curation.format import FormatConfig
 from pipeline_lib.curation.ingest import IngestConfig
 from pipeline_lib.curation.normalize import NormalizeConfig
 from pipeline_lib.curation.scrub import ScrubConfig
 from pipeline_lib.curation.split import SplitConfig
+from pipeline_lib.evaluation.audit import AuditConfig
 from pipeline_lib.evaluation.evaluate import EvaluateConfig
 from pipeline_lib.evaluation.gate import GateConfig
+from pipeline_lib.evaluation.human import HumanConfig
+from pipeline_lib.operations import OperationsConfig
 from pipeline_lib.publishing.register import RegisterConfig
 from pipeline_lib.publishing.report import ReportConfig
 from pipeline_lib.training.base_model import BaseModelConfig
 from pipeline_lib.training.initialize import InitializeConfig
 from pipeline_lib.training.merge import MergeConfig
+from pipeline_lib.training.objectives import TOKENS_FOR
 from pipeline_lib.training.tokenize import TokenizeConfig
 from pipeline_lib.training.train import TrainConfig
 
@@ -62,14 +67,29 @@ class PipelineConfig(BaseModel):
     )
     tokenize: TokenizeConfig = TokenizeConfig()
     train: TrainConfig = TrainConfig()
-    merge: MergeConfig = MergeConfig()
+    merge: MergeConfig | None = Field(
+        default=MergeConfig(), description="How base and adapter become one; none ends with the adapter."
+    )
     evaluate: EvaluateConfig | None = Field(
         default=EvaluateConfig(),
         description="How models are measured; none ends the pipeline with the merged model.",
     )
+    audit: AuditConfig | None = Field(
+        default=AuditConfig(),
+        description="What is looked for in answers and training data; none leaves it out.",
+    )
+    general: IngestConfig | None = Field(
+        default=None,
+        description="Conversations beside the task, measured before and after: what the training forgot.",
+    )
+    human: HumanConfig | None = Field(
+        default=None, description="A blind sheet of answers for people to rate, and their ratings."
+    )
     gate: GateConfig = GateConfig()
     report: ReportConfig = ReportConfig()
     register_: RegisterConfig = Field(default=RegisterConfig(), alias="register")
+    drift: DriftConfig = DriftConfig()
+    operations: OperationsConfig = OperationsConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -87,13 +107,39 @@ class PipelineConfig(BaseModel):
             block = blocks.get(name, {} if name in always else None)
             if "seed" in model.model_fields and isinstance(block, dict):
                 blocks[name] = {"seed": value.get("seed", 42), **block}
-        return _render_alike(_named_alike(blocks))
+        return _render_alike(_named_alike(_tokens_alike(blocks)))
 
     @model_validator(mode="after")
     def _starts_from_something(self) -> PipelineConfig:
         if (self.base_model is None) == (self.initialize is None):
             raise ValueError("name either base_model or initialize: training starts from one of them")
         return self
+
+    @model_validator(mode="after")
+    def _ends_as_it_can(self) -> PipelineConfig:
+        wanted = TOKENS_FOR[self.train.objective]
+        if self.tokenize.objective not in wanted:
+            raise ValueError(f"train.objective {self.train.objective} needs tokenize.objective={wanted[0]}")
+        if self.merge is not None and not self.train.merges:
+            raise ValueError(
+                f"train.method {self.train.method} learns tokens before the input, which cannot be merged "
+                "into the weights: set merge: null and evaluate: null, and serve the adapter with PEFT"
+            )
+        if self.evaluate is not None and self.merge is None:
+            raise ValueError("evaluate measures the merged model: set evaluate: null beside merge: null")
+        if self.evaluate is not None and self.train.objective == "reward":
+            raise ValueError("a reward model scores answers and gives none: set evaluate: null")
+        return self
+
+
+def _tokens_alike(blocks: dict[str, Any]) -> dict[str, Any]:
+    """Make the tokens that the training's objective needs, where tokenize does not say."""
+    trained, made = blocks.get("train", {}), blocks.get("tokenize", {})
+    if isinstance(trained, dict) and isinstance(made, dict):
+        wanted = TOKENS_FOR.get(str(trained.get("objective", "sft")), ())
+        if wanted and "supervised" not in wanted:
+            blocks["tokenize"] = {"objective": wanted[0], **made}
+    return blocks
 
 
 def _named_alike(blocks: dict[str, Any]) -> dict[str, Any]:
@@ -105,11 +151,15 @@ def _named_alike(blocks: dict[str, Any]) -> dict[str, Any]:
 
 
 def _render_alike(blocks: dict[str, Any]) -> dict[str, Any]:
-    """Measure conversations as they were learnt: tokenize's template and turns hold for evaluate too."""
+    """Measure conversations as they were learnt: what tokenize says holds for evaluate, and its for audit."""
     learnt, measured = blocks.get("tokenize"), blocks.get("evaluate", {})
     if isinstance(learnt, dict) and isinstance(measured, dict):
         shared = {key: learnt[key] for key in ("template", "learn") if key in learnt}
         blocks["evaluate"] = {**shared, **measured}
+    audited, measured = blocks.get("audit", {}), blocks.get("evaluate", {})
+    if isinstance(audited, dict) and isinstance(measured, dict):
+        shared = {key: measured[key] for key in ("template", "precision") if key in measured}
+        blocks["audit"] = {**shared, **audited}
     return blocks
 
 

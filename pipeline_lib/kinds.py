@@ -73,6 +73,25 @@ class Evaluation(Artifact):
 
 
 @dataclass(frozen=True)
+class Audit(Artifact):
+    """What a model gives away of its training data, and how much of the test it may have seen."""
+
+    def read(self) -> dict[str, Any]:
+        """Return ``audit.json``: memorized, extracted, canaries, leaks, contamination."""
+        return _read_json(self.file("audit.json"))
+
+
+@dataclass(frozen=True)
+class Ratings(Artifact):
+    """A blind sheet of answers for people to rate, and what their ratings came to."""
+
+    def read(self) -> dict[str, Any] | None:
+        """Return ``ratings.json``: raters, alpha, models, pairs; None where no ratings were given yet."""
+        path = self.path / "ratings.json"
+        return _read_json(path) if path.exists() else None
+
+
+@dataclass(frozen=True)
 class Verdict(Artifact):
     """The gate's answer: open or closed, with the figure and the threshold of every rule."""
 

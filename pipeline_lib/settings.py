@@ -33,10 +33,23 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Device for training and evaluation."
     )
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Training processes on this machine; none is one a GPU, one on the CPU.",
+    )
+    launch: str = Field(
+        default="",
+        description="Further arguments of `accelerate launch`, such as --num_machines 2 --machine_rank 0 "
+        "--main_process_ip HOST.",
+    )
     mlflow_tracking_uri: str = Field(
         default="sqlite:///.finetune/mlflow.db",
         validation_alias="MLFLOW_TRACKING_URI",
         description="MLflow's tracking and registry server or database.",
+    )
+    mlflow_ui_url: str | None = Field(
+        default=None, description="MLflow as a browser reaches it; none is the tracking server's address."
     )
     prefect_api_url: str | None = Field(
         default=None,

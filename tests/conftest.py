@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from pipeline_lib import settings
 
 # A first example may compile a kernel, and a machine may be busy: how long one takes is no claim here.
-hypothesis_settings.register_profile("untimed")
+hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
 
 

@@ -44,7 +44,9 @@ def test_an_unknown_key_names_the_file_the_place_and_the_likely_key(write: Any) 
 
 def test_an_unknown_key_unlike_any_lists_those_that_are_known(write: Any) -> None:
     (line,) = failure(write("scrub: {zzzz: 1}\n"))
-    assert line.endswith("scrub.zzzz: unknown key; known here: kinds, action, seed")
+    assert line.endswith(
+        "scrub.zzzz: unknown key; known here: kinds, action, names, names_language, names_threshold, seed"
+    )
 
 
 def test_keys_of_lists_and_of_the_whole_are_checked_too(write: Any) -> None:
@@ -55,11 +57,11 @@ def test_keys_of_lists_and_of_the_whole_are_checked_too(write: Any) -> None:
 
 
 def test_all_mistakes_are_told_at_once_with_their_values(write: Any) -> None:
-    path = write("split: {test: 2}\ntrain: {learning_rate: fast}\nnormalise: {}\n")
+    path = write("split: {test: -1}\ntrain: {learning_rate: fast}\nnormalise: {}\n")
     lines = failure(path)
     assert len(lines) == 3
     assert all(line.startswith(f"{path}: ") for line in lines)
-    assert any("split.test" in line and "(given: '2')" in line for line in lines)
+    assert any("split.test" in line and "(given: '-1')" in line for line in lines)
     assert any("train.learning_rate" in line and "'fast'" in line for line in lines)
     assert any("normalise: unknown key; did you mean 'normalize'?" in line for line in lines)
 

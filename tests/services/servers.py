@@ -1,0 +1,146 @@
+"""Real servers on loopback, each test session with ports and databases of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+POSTGRES = "127.0.0.1", 5432
+REDIS = "127.0.0.1", 6379
+START_SECONDS = 180
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def require_postgres() -> None:
+    """Skip where nothing listens."""
+    try:
+        socket.create_connection(POSTGRES, timeout=2).close()
+    except OSError as error:
+        pytest.skip(f"PostgreSQL does not answer at {POSTGRES[0]}:{POSTGRES[1]} ({error})")
+
+
+@contextmanager
+def own_database() -> Iterator[str]:
+    """Yield ``root@host:port/name`` of a new database, dropped in the end."""
+    require_postgres()
+    name, there = f"finetune_{uuid.uuid4().hex[:12]}", ("-h", POSTGRES[0], "-p", str(POSTGRES[1]))
+    subprocess.run(["createdb", *there, name], check=True)
+    try:
+        yield f"root@{POSTGRES[0]}:{POSTGRES[1]}/{name}"
+    finally:
+        subprocess.run(["dropdb", *there, "--if-exists", "--force", name], check=True)
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Return what a team's process gets: nothing of the user's settings, a store below ``home``."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("FINETUNE_", "PREFECT_", "MLFLOW_"))}
+    own = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "FINETUNE_STORE": str(home / "store"),
+        "FINETUNE_WORKERS": "1",
+        "FINETUNE_DIRECTORY": str(ROOT),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{home / 'mlflow.db'}",
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    (home / "prefect").mkdir(parents=True, exist_ok=True)
+    return {**kept, **own, **more}
+
+
+def prefect_server_environment(database: str, port: int) -> dict[str, str]:
+    return {
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{database}",
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+    }
+
+
+@contextmanager
+def process(command: list[str], env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a group of its own until the block ends."""
+    with log.open("ab") as out:
+        running = subprocess.Popen(command, env=env, stdout=out, stderr=out, cwd=ROOT, start_new_session=True)
+    try:
+        yield running
+    finally:
+        end(running, signal.SIGKILL)
+
+
+def end(running: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    """End a process and its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(running.pid, how)
+    try:
+        running.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait(20)
+
+
+def wait_for(what: Callable[[], Any], seconds: float = START_SECONDS, said: str = "") -> Any:
+    """Return the first true answer; AssertionError where there is none in time."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.25)
+    raise AssertionError(f"not in {seconds} s: {said or what}")
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def prefect_server(env: Mapping[str, str], port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run Prefect's server until the block ends."""
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with process(command, env, log) as running:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/health"), said=f"Prefect's server, {log}")
+        yield running
+
+
+def finetune(
+    env: Mapping[str, str], *arguments: str, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows", *arguments],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def worker_command(pool: str, *more: str) -> list[str]:
+    return [sys.executable, "-m", "flows", "worker", "--pool", pool, *more]
