@@ -13,7 +13,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -131,9 +131,10 @@ def stage(
     return wrap
 
 
+@lru_cache(maxsize=256)
 def syntax_hash(source: str) -> str:
     """Return a hash of Python source that comments, docstrings and layout do not change."""
-    tree = ast.parse(source)
+    tree = _parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
@@ -145,3 +146,12 @@ def syntax_hash(source: str) -> str:
             ):
                 node.body = body[1:]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def _parse(source: str) -> ast.Module:
+    # CPython 3.11 counts the depth of the tree in the making once for all threads: two that parse at the same
+    # time (a library's and this one) may get a SystemError for it, and a second try does not.
+    try:
+        return ast.parse(source)
+    except SystemError:
+        return ast.parse(source)

@@ -10,7 +10,8 @@ from typing import Any
 from pipeline_lib.kinds import Audit, Ratings, Tokens
 from pipeline_lib.publishing.scores import figure
 
-MASK_AUDIT = "mask-audit.html"
+MASK_AUDIT = "audit.html"
+"""The page that `tokenize` leaves beside its shards."""
 
 
 @dataclass(frozen=True)

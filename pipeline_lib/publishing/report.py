@@ -48,7 +48,7 @@ class FunnelRow:
     """Rows per split, where the stage made several."""
 
 
-@stage(produces=Report, version=2)
+@stage(produces=Report, version=3)
 def report(
     out: Output,
     config: ReportConfig,

@@ -1,5 +1,6 @@
 """The report is one safe, self-contained file that says the same for the same inputs."""
 
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline_lib.kinds import Tokens
 from pipeline_lib.publishing.answers import sample_answers, spread
+from pipeline_lib.publishing.audited import mask_audit
 from pipeline_lib.publishing.charts import Series, curves, histogram, ticks
 from pipeline_lib.publishing.rendering import markdown_text
 from pipeline_lib.publishing.report import ReportConfig, funnel, report, token_lengths
@@ -116,7 +119,8 @@ def test_samples_are_distinct_and_within_the_split(length: int, count: int):
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_ticks_enclose_the_data(low: float, span: float):
     marks = ticks(low, low + span)
-    slack = (marks[1] - marks[0]) * 1e-6
+    # A span of a few units in the last place has no finer numbers to enclose it.
+    slack = (marks[1] - marks[0]) * 1e-6 + math.ulp(max(abs(low), abs(low + span)))
     assert marks[0] <= low + slack
     assert marks[-1] >= low + span - slack
     assert 2 <= len(marks) <= 8
@@ -170,3 +174,11 @@ def test_markdown_text_holds_no_markup_and_no_line_break(text: str):
     safe = markdown_text(text)
     assert "\n" not in safe
     assert not re.search(r"(?<!\\)(?:\\\\)*[`*_\[\]<>|#]", safe)
+
+
+def test_the_page_of_loss_masks_is_named_where_tokenize_left_one(tmp_path: Path):
+    tokens = Tokens(tmp_path / "tokenize" / "f00d", "digest")
+    tokens.path.mkdir(parents=True)
+    assert mask_audit(tokens) is None
+    (tokens.path / "audit.html").write_text("page")
+    assert mask_audit(tokens) == "tokenize/f00d/audit.html"
