@@ -42,7 +42,8 @@ def scrub(path: Path, repeats: int, most: int) -> dict[str, Any]:
     """The texts with placeholders for personal data; the result is how many have any."""
     import pyarrow as pa
 
-    from pipeline_lib.personal_data import Replacer, suspicious
+    from pipeline_lib.personal_data.detect import suspicious
+    from pipeline_lib.personal_data.replace import Replacer
 
     column, replacer = pa.array(made.read(path, most)), Replacer()
 

@@ -96,7 +96,7 @@ class Case:
         return self.ours <= self.target if self.less_is_better else self.ours >= self.target
 
     def to_json(self) -> dict[str, Any]:
-        """Return the case as INTERFACE has it."""
+        """Return the case as `--json` prints it."""
         told = {
             "name": self.name,
             "peer": self.peer,
@@ -224,7 +224,7 @@ def main(
 
 
 def report(session: Session, cases: Sequence[Case]) -> dict[str, Any]:
-    """Return the whole run as INTERFACE has it."""
+    """Return the whole run as `--json` prints it."""
     return {"machine": machine(), "versions": session.versions, "cases": [case.to_json() for case in cases]}
 
 

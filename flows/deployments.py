@@ -21,6 +21,7 @@ from pipeline_lib.settings import settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import AutomationCore
 
 TAG = "finetune"
@@ -257,55 +258,62 @@ def automations() -> list[AutomationCore]:
     """Return the automations that keep Prefect's states true when processes die."""
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
+
+    beat = "heartbeat"
+    return [
+        _unless(
+            "a silent run has crashed",
+            f"A run whose process died is silent: after {DEAD_SECONDS} s it has crashed.",
+            after=beat,
+            expect=(beat, *ENDS),
+            within=DEAD_SECONDS,
+            tag=TAG,
+            action=ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message=f"no heartbeat for {DEAD_SECONDS} s: its process or machine died",
+            ),
+        ),
+        _unless(
+            "a crashed run starts again",
+            "What is built is kept, training goes on from its checkpoint; a third crash is the last.",
+            after="Crashed",
+            expect=BEGINNINGS,
+            within=PAUSE_SECONDS,
+            tag=RUN_TAG,
+            action=ChangeFlowRunState(
+                state=StateType.SCHEDULED, name="AwaitingRetry", message="its process died; started again"
+            ),
+        ),
+    ]
+
+
+def _unless(
+    name: str,
+    description: str,
+    *,
+    after: str,
+    expect: Iterable[str],
+    within: float,
+    tag: str,
+    action: ChangeFlowRunState,
+) -> AutomationCore:
+    """Return what acts on a tagged run where nothing expected comes ``within`` seconds ``after`` an event."""
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
     from prefect.events.schemas.events import ResourceSpecification
 
-    runs = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
-    tag = "prefect.resource.role", "tag"
-    silent = AutomationCore(
-        name=f"{TAG}: a silent run has crashed",
-        description=f"A run whose process died is silent: after {DEAD_SECONDS} s it has crashed.",
-        trigger=EventTrigger(
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{name}" for name in ENDS)},
-            match=runs,
-            match_related=ResourceSpecification(
-                {tag[0]: tag[1], "prefect.resource.id": f"prefect.tag.{TAG}"}
-            ),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=DEAD_SECONDS),
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED,
-                message=f"no heartbeat for {DEAD_SECONDS} s: its process or machine died",
-            )
-        ],
+    event = "prefect.flow-run."
+    tagged = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{tag}"}
+    trigger = EventTrigger(
+        after={event + after},
+        expect={event + one for one in expect},
+        match=ResourceSpecification({"prefect.resource.id": f"{event}*"}),
+        match_related=ResourceSpecification(tagged),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=within),
     )
-    again = AutomationCore(
-        name=f"{TAG}: a crashed run starts again",
-        description="What is built is kept, training goes on from its checkpoint; a third crash is the last.",
-        trigger=EventTrigger(
-            after={"prefect.flow-run.Crashed"},
-            expect={f"prefect.flow-run.{name}" for name in BEGINNINGS},
-            match=runs,
-            match_related=ResourceSpecification(
-                {tag[0]: tag[1], "prefect.resource.id": f"prefect.tag.{RUN_TAG}"}
-            ),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=PAUSE_SECONDS),
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.SCHEDULED, name="AwaitingRetry", message="its process died; started again"
-            )
-        ],
-    )
-    return [silent, again]
+    return AutomationCore(name=f"{TAG}: {name}", description=description, trigger=trigger, actions=[action])
 
 
 def _automation(client: SyncPrefectClient, wanted: AutomationCore) -> str:

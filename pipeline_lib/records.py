@@ -11,11 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from pipeline_lib.core.output import Output
+    from pipeline_lib.kinds import Dataset
 
 MESSAGE = pa.struct(
     [
@@ -50,6 +54,13 @@ def batches(paths: Sequence[Path], size: int = BATCH_ROWS) -> Iterator[pa.Record
     for path in paths:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(batch_size=size)
+
+
+def tracked(
+    out: Output, dataset: Dataset, what: str, part: str = "kept", size: int = BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a part in order, ``size`` at a time, shown as the progress of ``what``."""
+    yield from out.track(batches(dataset.shards(part), size), what, dataset.count(part), len)
 
 
 def rows(paths: Sequence[Path], size: int = BATCH_ROWS) -> Iterator[dict[str, Any]]:

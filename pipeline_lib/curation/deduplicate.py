@@ -90,9 +90,7 @@ def deduplicate(out: Output, config: DeduplicateConfig, conversations: Dataset) 
     fates = _Fates(clusters, _survivors(clusters, worth), ids, index.keys)
     read = 0
     with records.DatasetWriter(out.path) as writer:
-        for batch in out.track(
-            records.batches(conversations.shards()), "writing", conversations.count(), len
-        ):
+        for batch in records.tracked(out, conversations, "writing"):
             writer.sift(batch, fates.of(read, batch.num_rows))
             read += batch.num_rows
     _write_clusters(out, ids, clusters)

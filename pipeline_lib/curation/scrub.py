@@ -16,6 +16,7 @@ from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
 from pipeline_lib.curation.json_texts import texts_in, with_texts
 from pipeline_lib.kinds import Dataset
+from pipeline_lib.personal_data.kinds import ALL, Kind
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,25 +24,6 @@ if TYPE_CHECKING:
     from pipeline_lib.curation.blocks import Outcome
     from pipeline_lib.personal_data.recognise import Recogniser
 
-Kind = Literal[
-    "email",
-    "phone",
-    "credit_card",
-    "iban",
-    "national_id",
-    "ip_address",
-    "mac_address",
-    "url_with_credentials",
-    "api_key",
-    "private_key",
-    "secret",
-    "crypto_wallet",
-    "street_address",
-    "date_of_birth",
-    "vehicle",
-    "passport",
-]
-KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
 EXAMPLES_PER_KIND = 5
 LISTS = ("messages", "chosen", "rejected")
 FIELDS = ("content", "tool_calls", "reasoning", "name")
@@ -52,7 +34,7 @@ PLAIN = ("tools", "metadata")
 class ScrubConfig(StageConfig):
     """Which personal data are looked for and what becomes of them."""
 
-    kinds: tuple[Kind, ...] = Field(default=KINDS, description="Kinds of personal data that are looked for.")
+    kinds: tuple[Kind, ...] = Field(default=ALL, description="Kinds of personal data that are looked for.")
     action: Literal["placeholder", "surrogate", "drop"] = Field(
         default="placeholder",
         description="Put `<EMAIL_1>` in its place, put an invented value in its place (needs Faker), or "

@@ -101,9 +101,7 @@ def split(out: Output, config: SplitConfig, conversations: Dataset) -> None:
     )
     read = 0
     with records.DatasetWriter(out.path, PARTS) as writer:
-        for batch in out.track(
-            records.batches(conversations.shards()), "writing", conversations.count(), len
-        ):
+        for batch in records.tracked(out, conversations, "writing"):
             here = sides[read : read + batch.num_rows]
             for part in PARTS:
                 writer.write(part, records.select(batch, [side == part for side in here]))
@@ -155,7 +153,7 @@ def _read(
     prompts: list[str] = []
     groups: list[str | None] = []
     chunks = []
-    for batch in out.track(records.batches(conversations.shards()), "reading", conversations.count(), len):
+    for batch in records.tracked(out, conversations, "reading"):
         here = list(_values(batch, config.group))
         members += _members(batch, config, here)
         chunks.append(pa.array(compared(batch, "conversation"), pa.large_string()))

@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline_lib import canaries, personal_data, records
+from pipeline_lib import canaries, records
 from pipeline_lib.evaluation.statistics import share
 from pipeline_lib.evaluation.verbatim import Passage, Passages, words_of
 from pipeline_lib.kinds import Dataset, Evaluation
+from pipeline_lib.personal_data.detect import find, suspicious
+from pipeline_lib.personal_data.masking import mask
 
 if TYPE_CHECKING:
     from pipeline_lib.core.output import Output
@@ -126,7 +128,7 @@ class _Answers:
             "kinds": dict(sorted(Counter(value.kind for value in own).items())),
             "in_prompt_or_reference": len(self._values) - len(own),
             "in_training": len(known),
-            "examples": sorted({personal_data.mask(value.kind, value.text) for value in known})[:SHOWN],
+            "examples": sorted({mask(value.kind, value.text) for value in known})[:SHOWN],
         }
 
 
@@ -139,9 +141,9 @@ def _given(row: dict[str, Any]) -> str:
 def _values(texts: Sequence[str]) -> Iterator[_Value]:
     if not texts:
         return
-    suspects = personal_data.suspicious(pa.array(texts, pa.string())).to_pylist()
+    suspects = suspicious(pa.array(texts, pa.string())).to_pylist()
     for row, (text, suspect) in enumerate(zip(texts, suspects, strict=True)):
-        for span in personal_data.find(text) if suspect else ():
+        for span in find(text) if suspect else ():
             yield _Value(row, span.kind, text[span.start : span.end])
 
 

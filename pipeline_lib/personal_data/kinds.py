@@ -6,9 +6,9 @@ placeholders or surrogates in their place.
 """
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-ALL = (
+Kind = Literal[
     "email",
     "phone",
     "credit_card",
@@ -25,7 +25,8 @@ ALL = (
     "date_of_birth",
     "vehicle",
     "passport",
-)
+]
+ALL: tuple[Kind, ...] = get_args(Kind)
 """The kinds that are looked for unless others are asked for."""
 
 OPTIONAL = ("url",)

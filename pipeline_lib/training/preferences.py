@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline_lib import chat, records
 from pipeline_lib.core.errors import DataError
-from pipeline_lib.training.token_shards import DROPPED, SHARD_ROWS
+from pipeline_lib.training.token_shards import DROPPED, ROWS_AT_ONCE, SHARD_ROWS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +36,6 @@ SCHEMAS = {
     "feedback": pa.schema([*NAMES, ("prompt_ids", IDS), ("completion_ids", IDS), ("label", pa.bool_())]),
     "prompts": pa.schema([*NAMES, ("prompt_ids", IDS), ("prompt", pa.string()), ("answer", pa.string())]),
 }
-ROWS_AT_ONCE = 1024
 Row = dict[str, Any]
 
 
@@ -54,13 +53,7 @@ def write_part(
     chat.set_template(tokenizer, config.template)
     stops = set(chat.stop_ids(tokenizer))
     schema, shard, counts = SCHEMAS[config.objective], _Shards(out.path, part), _Counts()
-    batches = out.track(
-        records.batches(dataset.shards(part), ROWS_AT_ONCE),
-        f"{part} conversations",
-        dataset.count(part),
-        lambda b: b.num_rows,
-    )
-    for batch in batches:
+    for batch in records.tracked(out, dataset, f"{part} conversations", part, ROWS_AT_ONCE):
         for row in batch.to_pylist():
             counts.read += 1
             try:

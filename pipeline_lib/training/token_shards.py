@@ -24,6 +24,8 @@ DROPPED = pa.schema(
     [("id", pa.string()), ("part", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 )
 SHARD_ROWS = 20_000
+ROWS_AT_ONCE = 1_024
+"""Conversations that are rendered and tokenized together."""
 
 
 class TokenWriter:

@@ -97,15 +97,11 @@ def _tokenize_chats(
     writer: TokenWriter,
 ) -> None:
     from pipeline_lib import chat, records
+    from pipeline_lib.training.token_shards import ROWS_AT_ONCE
 
     chat.set_template(tokenizer, config.template)
     stops = set(chat.stop_ids(tokenizer))
-    for batch in out.track(
-        records.batches(dataset.shards(part), 1024),
-        f"{part} conversations",
-        dataset.count(part),
-        lambda b: b.num_rows,
-    ):
+    for batch in records.tracked(out, dataset, f"{part} conversations", part, ROWS_AT_ONCE):
         rows, cut = [], []
         for row in batch.to_pylist():
             found = _cut(tokenizer, row, config)
@@ -184,13 +180,9 @@ def _documents(
     writer: TokenWriter,
 ) -> Iterator[list[int]]:
     from pipeline_lib import records
+    from pipeline_lib.training.token_shards import ROWS_AT_ONCE
 
-    for batch in out.track(
-        records.batches(dataset.shards(part), 1024),
-        f"{part} documents",
-        dataset.count(part),
-        lambda b: b.num_rows,
-    ):
+    for batch in records.tracked(out, dataset, f"{part} documents", part, ROWS_AT_ONCE):
         texts = []
         for row in batch.to_pylist():
             text = as_document(row, config.document)

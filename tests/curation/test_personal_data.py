@@ -19,17 +19,12 @@ from stdnum import iban as iban_number
 from stdnum import luhn
 
 from pipeline_lib.core.errors import ConfigError
-from pipeline_lib.personal_data import (
-    ALL,
-    Replacer,
-    Span,
-    find,
-    gates,
-    mask,
-    presidio_recogniser,
-    suspicious,
-)
-from pipeline_lib.personal_data.detect import find_without_gates
+from pipeline_lib.personal_data import gates
+from pipeline_lib.personal_data.detect import find, find_without_gates, suspicious
+from pipeline_lib.personal_data.kinds import ALL, Span
+from pipeline_lib.personal_data.masking import mask
+from pipeline_lib.personal_data.recognise import presidio_recogniser
+from pipeline_lib.personal_data.replace import Replacer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from personal_data_generator import Case, cases, near_miss, sentence
