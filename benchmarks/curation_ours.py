@@ -80,8 +80,8 @@ def decontaminate(path: Path, repeats: int, most: int) -> dict[str, Any]:
     planted = draw.sample(range(len(texts)), 100)
     for prompt, place in enumerate(planted):
         texts[place] += " " + prompts[prompt]
-    index = Benchmarks([("prompts", text) for text in prompts], 13, 8, 0.5)
-    told = measured(lambda: index.find(texts, [[]] * len(texts)), repeats)
+    index = Benchmarks([("prompts", text) for text in prompts], 13, 8, 0.5, 0.8)
+    told = measured(lambda: index.find(texts, [[text] for text in texts]), repeats)
     hits = {place for place, found in enumerate(told["result"]) if found}
     return told | {"result": {"missed": len(set(planted) - hits), "false": len(hits - set(planted))}}
 

@@ -69,6 +69,12 @@ def rows(paths: Sequence[Path], size: int = BATCH_ROWS) -> Iterator[dict[str, An
         yield from batch.to_pylist()
 
 
+def column(paths: Sequence[Path], name: str) -> pa.ChunkedArray:
+    """Return one column of all shards."""
+    chunks = [pq.read_table(path, columns=[name]).column(0) for path in paths]
+    return pa.chunked_array([chunk for column in chunks for chunk in column.chunks], SCHEMA.field(name).type)
+
+
 def from_rows(items: Sequence[dict[str, Any]], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
     """Return rows as a batch of ``schema``; keys that a row lacks are null."""
     return pa.RecordBatch.from_pylist(list(items), schema=schema)

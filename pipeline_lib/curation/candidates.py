@@ -47,9 +47,9 @@ _LOW = np.uint64(0xFFFFFFFF)
 class Rows:
     """The shingle sets of n texts: ``hashes[starts[i]:starts[i] + sizes[i]]``, sorted and unique."""
 
-    hashes: npt.NDArray[np.uint64]
+    hashes: npt.NDArray[np.uint32]
     starts: Positions
-    sizes: Positions
+    sizes: npt.NDArray[np.int32]
 
     def pick(self, texts: Positions) -> "Rows":
         """Return the rows of some of the texts, over the same hashes."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pipeline_lib.curation.similarity_kernel import link, towards_roots
 
+Hashes: TypeAlias = npt.NDArray[np.uint64]
 Positions: TypeAlias = npt.NDArray[np.int64]
 Similarities: TypeAlias = npt.NDArray[np.float64]
 
@@ -81,3 +82,22 @@ class Forest:
             towards_roots(self.roots, starts, neighbours, order % len(left), partners, via)
             jaccards[via >= 0] = weights[via[via >= 0]]
         return Clusters(self.roots.copy(), partners, jaccards)
+
+
+def with_pairs(clusters: Clusters, left: Positions, right: Positions, similarities: Similarities) -> Clusters:
+    """Return the clusters once these pairs have joined some of them, after those that were there."""
+    forest = Forest(len(clusters))
+    members = np.flatnonzero(clusters.duplicates)
+    forest.link(clusters.partners[members], members, clusters.jaccards[members])
+    forest.link(left, right, similarities)
+    return forest.clusters()
+
+
+def joined(roots: Positions, keys: Hashes) -> Positions:
+    """Return the roots of all texts once those with equal keys are joined; the key 0 joins nothing."""
+    named = np.flatnonzero(keys)
+    order = named[np.argsort(keys[named], kind="stable")]
+    same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    roots = roots.copy()
+    link(roots, order[same], order[same + 1], np.empty(len(same), np.int64))
+    return roots

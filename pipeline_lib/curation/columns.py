@@ -70,16 +70,16 @@ class TextColumns:
 
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
-        self.hashes = Column(np.uint64, path("shingles"))
-        self.sizes = Column(np.int64, path("sizes"))
+        self.hashes = Column(np.uint32, path("shingles"))
+        self.sizes = Column(np.int32, path("sizes"))
         self.first_keys = Column(np.uint64, path("keys-0"))
         self.second_keys = Column(np.uint64, path("keys-1"))
         self.bands = [Column(np.uint32, path(f"band-{band:03d}")) for band in range(bands)]
 
     def append(
         self,
-        hashes: npt.NDArray[np.uint64],
-        sizes: npt.NDArray[np.int64],
+        hashes: npt.NDArray[np.uint32],
+        sizes: npt.NDArray[np.int32],
         keys: npt.NDArray[np.uint64],
         bands: npt.NDArray[np.uint32],
     ) -> None:

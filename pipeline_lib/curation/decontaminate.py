@@ -1,9 +1,10 @@
 """Decontaminate: no conversation that gives away a benchmark the model will be judged on.
 
 A conversation is contaminated where it shares a 13-gram of words with a benchmark's prompt, where 8-grams of
-it cover at least half of the prompt, where it contains the whole of a short prompt, or asks the same as a
-very short one (GPT-3, Brown et al. 2020, appendix C, uses 13-grams and leaves out those that stand in many
-documents; a single shared 8-gram over-flags templates, and many prompts are under 13 words).
+it cover at least half of the prompt, where it contains the whole of a short prompt, asks the same as a very
+short one, or asks what a prompt does in nearly its words (GPT-3, Brown et al. 2020, appendix C, uses 13-grams
+and leaves out those that stand in many documents; a single shared 8-gram over-flags templates, and many
+prompts are under 13 words).
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ class DecontaminateConfig(StageConfig):
         le=1,
         description="Share of a benchmark prompt's words that short n-grams must cover to contaminate.",
     )
+    similarity: float = Field(
+        default=0.8,
+        ge=0.3,
+        le=1.0,
+        description="Jaccard similarity of word 5-grams from which on a user asks what a prompt does.",
+    )
     action: Literal["drop", "report"] = Field(
         default="drop", description="Drop contaminated conversations, or only count them."
     )
@@ -57,7 +64,7 @@ def benchmark_digests(config: DecontaminateConfig) -> dict[str, str]:
     return source_digests(config) if config.sources else {}
 
 
-@stage(produces=Dataset, version=1, outside=benchmark_digests)
+@stage(produces=Dataset, version=2, outside=benchmark_digests)
 def decontaminate(out: Output, config: DecontaminateConfig, conversations: Dataset) -> None:
     """Every conversation that holds no benchmark's prompt; the others dropped with the prompt's place."""
     from pipeline_lib.curation.blocks import sift
@@ -107,7 +114,7 @@ def _benchmarks(config: DecontaminateConfig) -> Benchmarks | None:
                 f"{{prompt: …}}"
             )
         prompts += [(f"{one.label} prompt {number}", text) for number, text in enumerate(texts)]
-    return Benchmarks(prompts, config.long_ngram, config.short_ngram, config.coverage)
+    return Benchmarks(prompts, config.long_ngram, config.short_ngram, config.coverage, config.similarity)
 
 
 def _prompt(item: Item) -> str:

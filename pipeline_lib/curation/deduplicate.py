@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline_lib.core.config import StageConfig
+from pipeline_lib.core.errors import DataError
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
-from pipeline_lib.kinds import Dataset
+from pipeline_lib.kinds import Dataset, Likeness
+from pipeline_lib.settings import settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,8 @@ ROLES = {
     "answer": ("assistant", "text"),
 }
 SIDES = ("chosen", "rejected")
+CLUSTER_ROWS = 1 << 20
+"""Rows of `clusters.parquet` that are made at a time."""
 Compared = Literal["conversation", "prompt", "answer"]
 
 
@@ -79,15 +82,22 @@ class DeduplicateConfig(StageConfig):
 
 
 @stage(produces=Dataset, version=1)
-def deduplicate(out: Output, config: DeduplicateConfig, conversations: Dataset) -> None:
-    """Keep one conversation of every cluster; the others name the one they follow and how alike they are."""
+def deduplicate(
+    out: Output, config: DeduplicateConfig, conversations: Dataset, alike: Likeness | None = None
+) -> None:
+    """Keep one conversation of every cluster; the others name the one they follow and how alike they are.
+
+    ``alike`` are pairs that mean the same whatever their words: they join clusters too.
+    """
     import numpy as np
 
     from pipeline_lib import records
 
-    index, ids, blank, worth = _read(out, conversations, config)
-    clusters = _blanks_apart(index.clusters(config.threshold), blank)
-    fates = _Fates(clusters, _survivors(clusters, worth), ids, index.keys)
+    index, blank, worth = _read(out, conversations, config)
+    ids = records.column(conversations.shards(), "id")
+    by_words = _blanks_apart(index.clusters(config.threshold), blank)
+    clusters = _with_meanings(by_words, alike) if alike else by_words
+    fates = _Fates(clusters, by_words.roots, _survivors(clusters, worth), ids, index.keys)
     read = 0
     with records.DatasetWriter(out.path) as writer:
         for batch in records.tracked(out, conversations, "writing"):
@@ -105,50 +115,30 @@ def compared(batch: pa.RecordBatch, compare: Compared) -> list[str]:
     return records.text_of(batch, ROLES[compare], columns, ("content", "tool_calls"))
 
 
-def _read(
-    out: Output, conversations: Dataset, config: DeduplicateConfig
-) -> tuple[Index, pa.StringArray, Flags, Worth]:
-    """Return the texts' index, and for each conversation its id, whether it lacks the text, and its worth."""
+def _read(out: Output, conversations: Dataset, config: DeduplicateConfig) -> tuple[Index, Flags, Worth]:
+    """Return the texts' index, and for each conversation whether it lacks the text, and its worth."""
     import numpy as np
-    import pyarrow as pa
 
-    from pipeline_lib import records
-    from pipeline_lib.curation.blocks import cut, digest, in_order
-    from pipeline_lib.curation.kept_blocks import KeptBlocks
-    from pipeline_lib.curation.near_duplicates import Index, Signed
-    from pipeline_lib.settings import settings
+    from pipeline_lib.curation.indexing import Columns, index_texts
+    from pipeline_lib.curation.near_duplicates import Index
 
-    kept = KeptBlocks(out.blocks)
-    workers = settings().workers
-    index = Index(ngram=config.ngram, bands=config.bands, rows=config.rows, seed=config.seed, workers=workers)
-
-    def read(block: pa.RecordBatch) -> dict[str, Any]:
-        key = "" if kept.off else digest(block)
-        known = kept.read_arrays(key)
-        if known is None:
-            texts = compared(block, config.compare)
-            lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-            known = {"blank": lengths == 0, "worth": _worth(block, config, lengths)}
-            known |= index.sign(texts)._asdict()
-            kept.write_arrays(key, known)
-        return {"id": block.column("id"), **known}
-
-    ids, blank, worth = [], [], []
-    blocks = cut(records.batches(conversations.shards()))
-    with ThreadPoolExecutor(workers) as pool:
-        found = in_order(blocks, lambda block: pool.submit(read, block).result)
-        for one in out.track(found, "reading", conversations.count(), lambda one: len(one["id"])):
-            index.extend(Signed(*(one[name] for name in Signed._fields)))
-            ids.append(one["id"])
-            blank.append(one["blank"])
-            worth.append(one["worth"])
-    columns = len(worth[0]) if worth else 0
-    return (
-        index,
-        pa.concat_arrays(ids) if ids else pa.array([], pa.string()),
-        np.concatenate([np.empty(0, np.bool_), *blank]),
-        np.concatenate([np.empty((columns, 0)), *worth], axis=1),
+    # In files, as the index of ten million texts is larger than what is meant to stay in memory.
+    index = Index(
+        ngram=config.ngram,
+        bands=config.bands,
+        rows=config.rows,
+        seed=config.seed,
+        workers=settings().workers,
+        directory=out.work / "index",
     )
+
+    def read(block: pa.RecordBatch) -> tuple[list[str], Columns]:
+        texts = compared(block, config.compare)
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        return texts, {"blank": lengths == 0, "worth": _worth(block, config, lengths)}
+
+    known = index_texts(out, conversations, index, read)
+    return index, known["blank"], known["worth"]
 
 
 def _worth(batch: pa.RecordBatch, config: DeduplicateConfig, lengths: Positions) -> Worth:
@@ -171,11 +161,10 @@ def _worth(batch: pa.RecordBatch, config: DeduplicateConfig, lengths: Positions)
 
 def _number(score: object) -> float:
     """Return a score as a number; one that is none, or is missing, is below all others."""
-    try:
-        number = float(str(score))
-    except ValueError:
-        return -math.inf
-    return -math.inf if math.isnan(number) else number
+    from pipeline_lib.curation.quality.limits import number_of
+
+    number = number_of(score)
+    return -math.inf if number is None else number
 
 
 def _blanks_apart(clusters: Clusters, blank: Flags) -> Clusters:
@@ -187,6 +176,21 @@ def _blanks_apart(clusters: Clusters, blank: Flags) -> Clusters:
     own = np.arange(len(blank))
     roots, partners = np.where(blank, own, clusters.roots), np.where(blank, own, clusters.partners)
     return Clusters(roots, partners, np.where(blank, 1.0, clusters.jaccards))
+
+
+def _with_meanings(clusters: Clusters, alike: Likeness) -> Clusters:
+    """Return the clusters once what means the same has joined them; DataError where it is of other data."""
+    import pyarrow.parquet as pq
+
+    from pipeline_lib.curation.clusters import with_pairs
+
+    if alike.manifest.stats["conversations"] != len(clusters):
+        raise DataError(
+            f"deduplicate: {alike.address} compares {alike.manifest.stats['conversations']} conversations, "
+            f"there are {len(clusters)}; build embed again"
+        )
+    pairs = pq.read_table(alike.file("pairs.parquet"))
+    return with_pairs(clusters, *(pairs[name].to_numpy() for name in ("left", "right", "cosine")))
 
 
 def _survivors(clusters: Clusters, worth: Worth) -> Positions:
@@ -205,8 +209,10 @@ class _Fates:
     """Why each conversation that follows another one is dropped."""
 
     clusters: Clusters
+    by_words: Positions
+    """The roots of the clusters that words alone make."""
     survivors: Positions
-    ids: pa.StringArray
+    ids: pa.ChunkedArray
     keys: tuple[Keys, Keys]
 
     def of(self, begin: int, count: int) -> list[tuple[str, str] | None]:
@@ -224,22 +230,20 @@ class _Fates:
         # The root that a better one displaced has no partner of its own; its cluster's members were verified.
         partner = int(self.clusters.partners[place])
         through = "" if partner in (survivor, place) else f" through {self.ids[partner].as_py()}"
-        return (
-            "near_duplicate",
-            f"follows {name}{through} (Jaccard {float(self.clusters.jaccards[place]):.3f})",
-        )
+        similarity = float(self.clusters.jaccards[place])
+        if self.by_words[place] != self.by_words[survivor if partner == place else partner]:
+            return "semantic_duplicate", f"follows {name}{through} (cosine {similarity:.3f})"
+        return "near_duplicate", f"follows {name}{through} (Jaccard {similarity:.3f})"
 
 
-def _write_clusters(out: Output, ids: pa.StringArray, clusters: Clusters) -> None:
+def _write_clusters(out: Output, ids: pa.ChunkedArray, clusters: Clusters) -> None:
     """Keep every conversation's cluster, for whoever wants to look or to split by it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table(
-        {
-            "id": ids,
-            "cluster": ids.take(pa.array(clusters.roots)),
-            "similarity": pa.array(clusters.jaccards, pa.float32()),
-        }
-    )
-    pq.write_table(table, out.path / "clusters.parquet", compression="zstd")
+    schema = pa.schema([("id", pa.string()), ("cluster", pa.string()), ("similarity", pa.float32())])
+    with pq.ParquetWriter(out.path / "clusters.parquet", schema, compression="zstd") as writer:
+        for begin in range(0, max(len(ids), 1), CLUSTER_ROWS):
+            here = slice(begin, begin + CLUSTER_ROWS)
+            names, roots = ids[here], ids.take(pa.array(clusters.roots[here]))
+            writer.write_table(pa.table([names, roots, clusters.jaccards[here]], schema=schema))

@@ -8,8 +8,9 @@ band keys (``minhash``) bring candidates together, a band at a time (``candidate
 **verified** by the Jaccard similarity of its two sets, so that no text is ever put beside one that is less
 like it than the threshold; the verified pairs make components (``clusters``).
 
-An ``Index`` is fed in batches and keeps only shingles (8 bytes each), band keys (4 bytes a band) and exact
-keys (16 bytes): 0.9 kB for a text of 600 bytes. Given a directory, it keeps them in files, one per column
+An ``Index`` is fed in batches and keeps only shingles (the high 4 bytes of each hash, which part two shingles
+in all but one case of 4 billion), band keys (4 bytes a band) and exact keys (16 bytes): 0.5 kB for a text of
+600 bytes. Given a directory, it keeps them in files, one per column
 and band, which are read a band at a time and otherwise only where candidates lie. The columns depend on the
 texts, ``ngram``, ``bands``, ``rows``, ``seed`` and the alphabet only, never on the threshold or the batches;
 results depend on the texts and their order alone, not on batches or workers.
@@ -42,9 +43,9 @@ THRESHOLD = 0.8
 class Signed(NamedTuple):
     """What an index remembers of n texts."""
 
-    hashes: Hashes
-    """All their shingles, text by text."""
-    sizes: Positions
+    hashes: npt.NDArray[np.uint32]
+    """The high halves of all their shingles, text by text."""
+    sizes: npt.NDArray[np.int32]
     """How many shingles each text has (n)."""
     keys: Hashes
     """Exact keys (n by 2)."""
@@ -101,7 +102,8 @@ class Index:
 
     def _signed(self, block: Shingles) -> "Signed":
         bands = signatures(block.hashes, block.offsets, self._maps)
-        return Signed(block.hashes, np.diff(block.offsets), block.keys, bands)
+        halves = (block.hashes >> np.uint64(32)).astype(np.uint32)
+        return Signed(halves, np.diff(block.offsets).astype(np.int32), block.keys, bands)
 
     @property
     def keys(self) -> tuple[Hashes, Hashes]:
@@ -110,11 +112,18 @@ class Index:
 
     def clusters(self, threshold: float = THRESHOLD) -> Clusters:
         """Return the clusters of all texts so far, linked by pairs of at least this Jaccard similarity."""
-        first, distinct, rows = self._distinct()
-        forest = Forest(len(distinct))
+        first, distinct = self._distinct()
+        # The shingles are mapped only while they are read: they are most of what an index in files maps.
+        forest = self._forest(distinct, threshold)
+        found = _beside_roots(forest.clusters(), self._rows(distinct), threshold)
+        return _with_copies(found, distinct, first)
+
+    def _forest(self, distinct: Positions, threshold: float) -> Forest:
+        """Return the given texts joined by their verified pairs."""
+        rows, forest = self._rows(distinct), Forest(len(distinct))
         for pairs in candidates(self._bands(distinct), rows, forest.roots, threshold):
             forest.link(*alike(rows, pairs, threshold, self._workers))
-        return _with_copies(_beside_roots(forest.clusters(), rows, threshold), distinct, first)
+        return forest
 
     def pairs(self, threshold: float = THRESHOLD) -> tuple[Positions, Positions, Similarities]:
         """Return left, right and Jaccard of all similar pairs, left < right, sorted.
@@ -122,8 +131,8 @@ class Index:
         An exact copy appears once, beside the first of its equals. Among hundreds of texts that are all alike
         only some of their pairs are listed (``candidates`` says which may be missing).
         """
-        first, distinct, rows = self._distinct()
-        found = np.empty(0, np.int64)
+        first, distinct = self._distinct()
+        rows, found = self._rows(distinct), np.empty(0, np.int64)
         for pairs in candidates(self._bands(distinct), rows, np.arange(len(distinct)), threshold):
             left, right, _ = alike(rows, pairs, threshold, self._workers)
             packed = np.minimum(left, right) << 32 | np.maximum(left, right)
@@ -146,29 +155,34 @@ class Index:
 
     def matches_from(self, boundary: int, threshold: float = THRESHOLD) -> Matches:
         """Return the same for the texts from ``boundary`` on as queries, those before it as the corpus."""
-        first, distinct, rows = self._distinct()
-        best = BestPartners(len(distinct))
-        sides = (distinct >= boundary).astype(np.int64)
-        for pairs in candidates(self._bands(distinct), rows, sides, threshold):
+        return self.matches_between(np.arange(boundary), np.arange(boundary, len(self)), threshold)
+
+    def matches_between(self, corpus: Positions, queries: Positions, threshold: float = THRESHOLD) -> Matches:
+        """Return the same for two selections of the index's texts, each numbered by its place in its own."""
+        texts = np.concatenate([corpus, queries])
+        first, distinct = self._distinct(texts)
+        rows, best = self._rows(texts[distinct]), BestPartners(len(distinct))
+        sides = (distinct >= len(corpus)).astype(np.int64)
+        for pairs in candidates(self._bands(texts[distinct]), rows, sides, threshold):
             best.improve(*alike(rows, pairs, threshold, self._workers))
-        return best.matches(first, distinct, boundary)
+        return best.matches(first, distinct, len(corpus))
 
     def similarity(self, left: Positions, right: Positions) -> Similarities:
         """Return the Jaccard similarity of each pair of texts, whatever it is."""
-        return similarities(self._rows(), (left, right), 0.0, self._workers)
+        return similarities(self._rows(slice(None)), (left, right), 0.0, self._workers)
 
     def _bands(self, texts: Positions) -> Iterator[npt.NDArray[np.uint32]]:
         return (band.array()[texts] for band in self._columns.bands)
 
-    def _rows(self) -> Rows:
-        sizes = self._columns.sizes.array().copy()
-        return Rows(self._columns.hashes.array(), sizes.cumsum() - sizes, sizes)
+    def _rows(self, texts: Positions | slice) -> Rows:
+        sizes = self._columns.sizes.array()
+        starts: Positions = np.cumsum(sizes, dtype=np.int64) - sizes
+        return Rows(self._columns.hashes.array(), starts[texts], sizes[texts])
 
-    def _distinct(self) -> tuple[Positions, Positions, Rows]:
-        """Return the first equal of each text, the texts that are their own, and the rows of those."""
-        first = _first_of_equals(self._columns.first_keys.array(), self._columns.second_keys.array())
-        distinct = np.flatnonzero(first == np.arange(len(first)))
-        return first, distinct, self._rows().pick(distinct)
+    def _distinct(self, texts: Positions | slice = slice(None)) -> tuple[Positions, Positions]:
+        """Return the first equal of each of the texts, and which of them are their own."""
+        first = _first_of_equals(*(half[texts] for half in self.keys))
+        return first, np.flatnonzero(first == np.arange(len(first)))
 
 
 def cluster(

@@ -46,6 +46,30 @@ def shingle_rows(data, offsets, ngram, starts, flat, scratch, hashes, bounds, ke
 
 
 @kernel
+def word_rows(data, offsets, starts, flat, out, bounds):
+    """Fill the hashes of every text's words and where they begin; return how many were written."""
+    used = 0
+    bounds[0] = 0
+    for row in range(len(offsets) - 1):
+        used += _words(data, offsets[row], offsets[row + 1], starts, flat, out[used:])
+        bounds[row + 1] = used
+    return used
+
+
+@kernel
+def gram_rows(words, bounds, ngram, out, ends):
+    """Fill the hashes of every row's runs of ``ngram`` words, in order; return how many were written."""
+    used = 0
+    ends[0] = 0
+    for row in range(len(bounds) - 1):
+        count = bounds[row + 1] - bounds[row]
+        if count >= ngram:
+            used += _grams(words[bounds[row] : bounds[row + 1]], count, ngram, out[used:])
+        ends[row + 1] = used
+    return used
+
+
+@kernel
 def _words(data, begin, end, starts, flat, out):
     """Write the hash of each word of ``data[begin:end]``; return how many there are."""
     count, at = 0, begin

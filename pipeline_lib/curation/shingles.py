@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from pipeline_lib.curation import alphabet as letters
 from pipeline_lib.curation.alphabet import Alphabet, alphabet
-from pipeline_lib.curation.shingle_kernel import shingle_rows
+from pipeline_lib.curation.shingle_kernel import gram_rows, shingle_rows, word_rows
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Positions: TypeAlias = npt.NDArray[np.int64]
@@ -47,6 +47,42 @@ class Shingles:
     def __len__(self) -> int:
         """Return the number of texts."""
         return len(self.offsets) - 1
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Hashes of n texts in the texts' order: those of text i are ``hashes[bounds[i]:bounds[i + 1]]``."""
+
+    hashes: Hashes
+    bounds: Positions
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len(self.bounds) - 1
+
+    def of(self, text: int) -> "Runs":
+        """Return those of one text."""
+        begin, end = self.bounds[text], self.bounds[text + 1]
+        return Runs(self.hashes[begin:end], np.array([0, end - begin]))
+
+    @property
+    def sizes(self) -> Positions:
+        """Return how many each text has."""
+        return np.diff(self.bounds)
+
+    def grams(self, size: int) -> "Runs":
+        """Return the hashes of all runs of ``size``, where these are words."""
+        out, bounds = np.empty(len(self.hashes), np.uint64), np.empty(len(self.bounds), np.int64)
+        used = gram_rows(self.hashes, self.bounds, size, out, bounds)
+        return Runs(out[:used], bounds)
+
+
+def words_of(texts: Texts) -> Runs:
+    """Return the hashes of the texts' words."""
+    ours = alphabet()
+    parts = [_words_of(block, ours) for array in _string_arrays(texts) for block in _blocks(array)]
+    sizes = np.concatenate([np.zeros(1, np.int64), *(part.sizes for part in parts)])
+    return Runs(np.concatenate([np.empty(0, np.uint64), *(part.hashes for part in parts)]), sizes.cumsum())
 
 
 def shingle(texts: Texts, ngram: int = 5, *, words: Alphabet | None = None, workers: int = 1) -> Shingles:
@@ -103,11 +139,25 @@ def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], Positions]:
     return bytes_, bounds
 
 
+def _words_of(array: pa.Array, words: Alphabet) -> Runs:
+    data, offsets = _buffers(array)
+    hashes = np.empty(int(offsets[-1] - offsets[0]) * _most_words(data, offsets) + 1, np.uint64)
+    bounds = np.empty(len(array) + 1, np.int64)
+    used = word_rows(data, offsets, words.starts, words.flat, hashes, bounds)
+    return Runs(hashes[:used].copy(), bounds)
+
+
+def _most_words(data: npt.NDArray[np.uint8], offsets: Positions) -> int:
+    """Return how many words a byte of the texts can give."""
+    begin, end = int(offsets[0]), int(offsets[-1])
+    ascii_only = end == begin or int(data[begin:end].max()) < 128
+    return 1 if ascii_only else letters.MOST_WORDS_PER_BYTE
+
+
 def _shingle_block(array: pa.Array, ngram: int, words: Alphabet) -> Shingles:
     data, offsets = _buffers(array)
     begin, end = int(offsets[0]), int(offsets[-1])
-    ascii_only = end == begin or int(data[begin:end].max()) < 128
-    most = 1 if ascii_only else letters.MOST_WORDS_PER_BYTE
+    most = _most_words(data, offsets)
     longest = int(np.diff(offsets).max()) * most + 1
     hashes = np.empty((end - begin) * most + len(array), np.uint64)
     bounds = np.empty(len(array) + 1, np.int64)

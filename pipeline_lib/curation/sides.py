@@ -1,106 +1,125 @@
 """Sides: which split each linked cluster of conversations falls on, always as a whole.
 
-By **hash**, a cluster's side depends on its name, the seed and the shares alone, so that a conversation
-keeps its side when others are added; the shares come out as chance has it (within 0.5 points, in 19 cases
-of 20, from some 15,000 clusters on). By **rank**, the clusters of each stratum are put in order, by their
-hash or from the newest to the oldest, and fill test, then validation, up to what was asked for; a
-conversation near the border may change its side when others are added. Shares alone go by hash; numbers,
-strata and time go by rank.
+A cluster goes by its first name, in the order of the names' hashes. By **hash**, its side depends on that
+name, the seed and the shares alone, so that a conversation keeps its side when others are added; the shares
+come out as chance has it (within 0.5 points, in 19 cases of 20, from some 15,000 clusters on). By **rank**,
+the clusters of each stratum are put in order, by their place or from the newest to the oldest, and fill
+test, then validation, up to what was asked for; a conversation near the border may change its side when
+others are added. Shares alone go by hash; numbers, strata and time go by rank.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
 
 if TYPE_CHECKING:
     from pipeline_lib.curation.split import SplitConfig
 
+Hashes: TypeAlias = npt.NDArray[np.uint64]
+Places: TypeAlias = npt.NDArray[np.float64]
+Positions: TypeAlias = npt.NDArray[np.int64]
+Sides: TypeAlias = npt.NDArray[np.int8]
+
+TRAIN, VALIDATION, TEST = range(3)
 LARGE_CLUSTER_SHARE = 0.02
 """A cluster of more than this share of the conversations would upset a split of a tenth: it goes to train."""
 FEW = 10
 """Shares count from this many conversations on: below it, a few are no sign of a template."""
 
-Time = tuple[int, float, str]
-"""Numbers before texts; conversations without a time are the oldest."""
+
+@dataclass(frozen=True)
+class Members:
+    """What of n conversations decides about the sides of their clusters."""
+
+    roots: Positions
+    """The smallest place of each one's linked cluster."""
+    names: Hashes
+    """Of its group, or its id."""
+    places: Places
+    """Where the seed puts its name, uniform in [0, 1)."""
+    strata: Hashes
+    ages: Positions
+    """Its rank in time, the oldest 0; equal times have equal ranks."""
 
 
-class Member(NamedTuple):
-    """What of a conversation decides about its cluster's side."""
+@dataclass(frozen=True)
+class _Clusters:
+    """The linked clusters of the members, by ascending root."""
 
-    root: int
-    """The smallest place of its linked cluster."""
-    name: str
-    """Its group, or its id."""
-    stratum: str = ""
-    time: Time = (0, 0.0, "")
-
-
-def sides_of(members: Sequence[Member], config: SplitConfig) -> list[str]:
-    """Return the split of every conversation, in their order."""
-    sizes = Counter(member.root for member in members)
-    names: dict[int, str] = {}
-    for member in members:
-        names[member.root] = min(names.get(member.root, member.name), member.name)
-    if config.by_rank:
-        sides = _by_rank(members, names, sizes, config)
-    else:
-        most = max(FEW, LARGE_CLUSTER_SHARE * len(members))
-        sides = {
-            root: "train" if sizes[root] > most else side_of(name, config) for root, name in names.items()
-        }
-    return [sides[member.root] for member in members]
+    of: Positions
+    """Each conversation's cluster."""
+    sizes: Positions
+    places: Places
+    strata: Hashes
+    newest: Positions
 
 
-def side_of(name: str, config: SplitConfig) -> str:
-    """Return the split that a name falls on: a uniform hash against the shares."""
-    place = _place(name, config.seed)
-    if place < config.test:
-        return "test"
-    return "validation" if place < config.test + config.validation else "train"
+def hashes(texts: Iterable[str | None]) -> Hashes:
+    """Return a 64-bit hash of each text, 0 for none or an empty one."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(text.encode()) if text else 0 for text in texts), np.uint64)
 
 
-def _place(name: str, seed: int) -> float:
-    word = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
-    return int.from_bytes(word, "big") / 2**64
+def places(names: Iterable[str], seed: int) -> Places:
+    """Return where a seed puts each name: the beginning of a hash of both, in [0, 1)."""
+    digests = (hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names)
+    return np.fromiter((int.from_bytes(digest[:8], "big") / 2**64 for digest in digests), np.float64)
 
 
-def _by_rank(
-    members: Sequence[Member], names: dict[int, str], sizes: Counter[int], config: SplitConfig
-) -> dict[int, str]:
-    newest: dict[int, Time] = {}
-    strata: dict[int, str] = {}
-    for member in members:
-        newest[member.root] = max(newest.get(member.root, member.time), member.time)
-        strata.setdefault(member.root, member.stratum)
-    order = sorted(names, key=lambda root: _place(names[root], config.seed))
-    if config.time:
-        order.sort(key=lambda root: newest[root], reverse=True)
-    room = {
-        part: _quotas(Counter(member.stratum for member in members), wanted)
-        for part, wanted in (("test", config.test), ("validation", config.validation))
-    }
-    sides = {}
-    for root in order:
-        stratum, size = strata[root], sizes[root]
-        side = next((part for part, left in room.items() if size <= left[stratum]), "train")
-        sides[root] = side
-        if side != "train":
-            room[side][stratum] -= size
+def sides_of(members: Members, config: SplitConfig) -> Sides:
+    """Return the side of every conversation: ``TRAIN``, ``VALIDATION`` or ``TEST``."""
+    clusters = _clusters(members)
+    sides = _by_rank(clusters, config) if config.by_rank else _by_hash(clusters, config)
+    return sides[clusters.of]
+
+
+def _clusters(members: Members) -> _Clusters:
+    order = np.lexsort((members.names, members.roots))
+    begins = np.diff(members.roots[order], prepend=-1) != 0
+    firsts = order[begins]
+    of = np.empty(len(order), np.int64)
+    of[order] = begins.cumsum() - 1
+    newest = np.zeros(len(firsts), np.int64)
+    np.maximum.at(newest, of, members.ages)
+    roots = members.roots[firsts]
+    return _Clusters(of, np.bincount(of), members.places[firsts], members.strata[roots], newest)
+
+
+def _by_hash(clusters: _Clusters, config: SplitConfig) -> Sides:
+    most = max(FEW, LARGE_CLUSTER_SHARE * len(clusters.of))
+    held_out = np.where(clusters.places < config.test, TEST, VALIDATION)
+    trained = (clusters.places >= config.test + config.validation) | (clusters.sizes > most)
+    return np.where(trained, TRAIN, held_out).astype(np.int8)
+
+
+def _by_rank(clusters: _Clusters, config: SplitConfig) -> Sides:
+    names, members = np.unique(clusters.strata, return_inverse=True)
+    counts = np.bincount(members, clusters.sizes).astype(np.int64)
+    room = [(TEST, _quotas(counts, config.test)), (VALIDATION, _quotas(counts, config.validation))]
+    sides = np.full(len(members), TRAIN, np.int8)
+    sizes, strata = clusters.sizes.tolist(), members.tolist()
+    for cluster in np.lexsort((clusters.places, -clusters.newest)).tolist() if len(names) else ():
+        stratum, size = strata[cluster], sizes[cluster]
+        for side, left in room:
+            if size <= left[stratum]:
+                sides[cluster] = side
+                left[stratum] -= size
+                break
     return sides
 
 
-def _quotas(strata: Counter[str], wanted: float) -> dict[str, int]:
+def _quotas(strata: Positions, wanted: float) -> list[int]:
     """Return how many conversations of each stratum a split takes: a share, or a number, in proportion."""
-    total = strata.total()
+    total = int(strata.sum())
     number = round(wanted * total) if wanted < 1 else min(int(wanted), total)
-    exact = {name: number * size / total for name, size in strata.items()} if total else {}
-    quotas = {name: int(value) for name, value in exact.items()}
+    exact = number * strata / max(total, 1)
+    quotas = exact.astype(np.int64)
     # The largest remainders get what rounding down left over.
-    for name in sorted(exact, key=lambda one: (quotas[one] - exact[one], one))[
-        : number - sum(quotas.values())
-    ]:
-        quotas[name] += 1
-    return quotas
+    quotas[np.argsort(quotas - exact, kind="stable")[: number - quotas.sum()]] += 1
+    return [int(quota) for quota in quotas]

@@ -154,8 +154,8 @@ def count_shingles(hashes, starts, sizes, counts):
 def prefix_shingles(hashes, starts, sizes, prefixes, counts, part, parts, out):
     """Write ``shingle << 32 | row`` for each row's first shingles by count, then hash; return how many.
 
-    A shingle is named by 32 bits of its hash, and written only where these fall into the part. Shingles that
-    were counted once have no partner and are left out.
+    A shingle is written only where its hash, of 32 bits, falls into the part. Shingles that were counted once
+    have no partner and are left out.
     """
     mask = np.uint64(len(counts) - 1)
     used = 0
@@ -163,7 +163,7 @@ def prefix_shingles(hashes, starts, sizes, prefixes, counts, part, parts, out):
         ranked = np.empty(sizes[row], np.uint64)
         for at in range(sizes[row]):
             value = hashes[starts[row] + at]
-            ranked[at] = np.uint64(counts[value & mask]) << _SHIFT | value >> _SHIFT
+            ranked[at] = np.uint64(counts[value & mask]) << _SHIFT | np.uint64(value)
         ranked.sort()
         for at in range(prefixes[row]):
             name = ranked[at] & _LOW

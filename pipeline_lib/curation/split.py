@@ -1,17 +1,15 @@
 """Split: train, validation and test, with no near-duplicate on two sides.
 
 Conversations are linked where their texts are near duplicates, where their prompts are the same, and where
-they share a group (a metadata key). A linked cluster falls on one side as a whole, by a hash of its smallest
-member's name (its group, or its id): a conversation keeps its side when others are added, as long as none
-links it to a smaller name. A cluster so large that a split could not bear it is for training. ``sides`` has
+they share a group (a metadata key). A linked cluster falls on one side as a whole, by a hash of its first
+name (a group, or an id): a conversation keeps its side when others are added, as long as none links it to a
+name before that. A cluster so large that a split could not bear it is for training. ``sides`` has
 the other ways to choose a side: numbers, strata, time.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
@@ -22,12 +20,14 @@ from pipeline_lib.core.errors import DataError
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
 from pipeline_lib.curation.deduplicate import compared
-from pipeline_lib.curation.sides import FEW, Member, Time, sides_of
 from pipeline_lib.kinds import Dataset
+from pipeline_lib.settings import settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline_lib.curation.near_duplicates import Index
+    from pipeline_lib.curation.sides import Hashes, Members, Positions, Sides
     from pipeline_lib.records import DatasetWriter
 
 PARTS = ("train", "validation", "test")
@@ -89,32 +89,33 @@ class SplitConfig(StageConfig):
         return bool(self.stratify or self.time) or max(self.validation, self.test) >= 1
 
 
-@stage(produces=Dataset, version=1)
+@stage(produces=Dataset, version=2)
 def split(out: Output, config: SplitConfig, conversations: Dataset) -> None:
     """Every conversation in train, validation or test; clusters and groups whole, the proof in the stats."""
-    from pipeline_lib import records
+    import numpy as np
 
-    members, texts, prompts, groups = _read(out, config, conversations)
-    roots = _link(config, texts, prompts, groups)
-    sides = sides_of(
-        [member._replace(root=root) for member, root in zip(members, roots, strict=True)], config
-    )
+    from pipeline_lib import records
+    from pipeline_lib.curation.sides import sides_of
+
+    index, members = _read(out, config, conversations)
+    sides = sides_of(members, config)
     read = 0
     with records.DatasetWriter(out.path, PARTS) as writer:
         for batch in records.tracked(out, conversations, "writing"):
             here = sides[read : read + batch.num_rows]
-            for part in PARTS:
-                writer.write(part, records.select(batch, [side == part for side in here]))
+            for side, part in enumerate(PARTS):
+                writer.write(part, records.select(batch, here == side))
             read += batch.num_rows
         planted = _plant(out, config, writer)
+    sizes = np.unique(members.roots, return_counts=True)[1]
     out.stats = {
         **writer.stats(read),
-        "clusters": len(set(roots)),
-        "largest_cluster": max(Counter(roots).values(), default=0),
+        "clusters": len(sizes),
+        "largest_cluster": int(sizes.max(initial=0)),
     }
     if planted:
         out.stats["planted"] = planted
-    out.stats["leaks"] = audit(texts, sides, config.threshold)
+    out.stats["leaks"] = _audit(index, sides, config.threshold)
     _check(config, out.stats)
 
 
@@ -142,106 +143,70 @@ def _plant(out: Output, config: SplitConfig, writer: DatasetWriter) -> int:
     return len(rows)
 
 
-def _read(
-    out: Output, config: SplitConfig, conversations: Dataset
-) -> tuple[list[Member], pa.ChunkedArray, list[str], list[str | None]]:
-    import pyarrow as pa
+def _read(out: Output, config: SplitConfig, conversations: Dataset) -> tuple[Index, Members]:
+    """Return the index of the whole texts, and what decides about each conversation, linked as they are."""
+    from pipeline_lib.curation.indexing import Columns, index_texts
+    from pipeline_lib.curation.near_duplicates import Index
+    from pipeline_lib.curation.sides import Members, hashes, places
+    from pipeline_lib.curation.times import ranks, times
 
-    from pipeline_lib import records
-
-    members: list[Member] = []
-    prompts: list[str] = []
-    groups: list[str | None] = []
-    chunks = []
-    for batch in records.tracked(out, conversations, "reading"):
-        here = list(_values(batch, config.group))
-        members += _members(batch, config, here)
-        chunks.append(pa.array(compared(batch, "conversation"), pa.large_string()))
-        prompts += compared(batch, "prompt")
-        groups += here
-    if config.time and members and not any(member.time[0] for member in members):
-        raise DataError(f"split.time: no conversation has the metadata key {config.time!r}")
-    return members, pa.chunked_array(chunks, pa.large_string()), prompts, groups
-
-
-def _members(batch: pa.RecordBatch, config: SplitConfig, groups: list[str | None]) -> Iterator[Member]:
-    by_source = config.stratify == "source"
-    strata = batch.column("source").to_pylist() if by_source else _values(batch, config.stratify)
-    times = _values(batch, config.time)
-    ids = batch.column("id").to_pylist()
-    for name, group, stratum, time in zip(ids, groups, strata, times, strict=True):
-        yield Member(0, group or name, stratum or "", _moment(time))
-
-
-def _moment(value: str | None) -> Time:
-    """Return what orders conversations in time: numbers by size, texts as ISO dates are ordered."""
-    if value is None:
-        return (0, 0.0, "")
-    try:
-        return (1, float(value), "")
-    except ValueError:
-        return (2, 0.0, value)
-
-
-def _values(batch: pa.RecordBatch, key: str | None) -> Iterator[str | None]:
-    """Yield the value of a metadata key as text for every conversation, None where it has none."""
-    for metadata in batch.column("metadata").to_pylist():
-        value = json.loads(metadata or "{}").get(key) if key else None
-        yield None if value is None else str(value)
-
-
-def _link(
-    config: SplitConfig, texts: pa.ChunkedArray, prompts: list[str], groups: list[str | None]
-) -> list[int]:
-    """Return for each conversation the smallest place of its linked cluster."""
-    from pipeline_lib.curation.near_duplicates import cluster
-    from pipeline_lib.settings import settings
-
-    union = _Union(len(prompts))
     # 32 bands of 4 miss one pair in 7,000 at Jaccard 0.7, one in 8 at 0.5; 64 of 2 miss one in 400 at 0.3.
     bands, rows = (32, 4) if config.threshold >= 0.7 else (64, 2)
-    clusters = cluster(texts, threshold=config.threshold, bands=bands, rows=rows, workers=settings().workers)
-    for place, root in enumerate(clusters.roots.tolist()):
-        union.join(place, root)
-    most = max(FEW, COMMON_PROMPT_SHARE * len(prompts))
-    common = {prompt for prompt, count in Counter(prompts).items() if count > most}
-    for keys in ([None if prompt in common else prompt for prompt in prompts], groups):
-        first: dict[str, int] = {}
-        for place, key in enumerate(keys):
-            if key:
-                union.join(place, first.setdefault(key, place))
-    return [union.root(place) for place in range(len(prompts))]
+    index = Index(bands=bands, rows=rows, workers=settings().workers, directory=out.work / "index")
+
+    def read(block: pa.RecordBatch) -> tuple[list[str], Columns]:
+        groups = _values(block, config.group)
+        ids = block.column("id").to_pylist()
+        names = [group or name for group, name in zip(groups, ids, strict=True)]
+        strata = (
+            block.column("source").to_pylist()
+            if config.stratify == "source"
+            else _values(block, config.stratify)
+        )
+        return compared(block, "conversation"), {
+            "prompt": hashes(compared(block, "prompt")),
+            "group": hashes(groups),
+            "name": hashes(names),
+            "place": places(names, config.seed),
+            "stratum": hashes(strata),
+            **times(_values(block, config.time)),
+        }
+
+    known = index_texts(out, conversations, index, read)
+    if config.time and len(index) and not known["time_kind"].any():
+        raise DataError(f"split.time: no conversation has the metadata key {config.time!r}")
+    roots = _link(index.clusters(config.threshold).roots, known["prompt"], known["group"])
+    return index, Members(roots, known["name"], known["place"], known["stratum"], ranks(known))
 
 
-class _Union:
-    """Disjoint sets of places; the root is the smallest place."""
-
-    def __init__(self, size: int) -> None:
-        self._parent = list(range(size))
-
-    def root(self, place: int) -> int:
-        while self._parent[place] != place:
-            self._parent[place] = self._parent[self._parent[place]]
-            place = self._parent[place]
-        return place
-
-    def join(self, one: int, other: int) -> None:
-        low, high = sorted((self.root(one), self.root(other)))
-        self._parent[high] = low
+def _values(batch: pa.RecordBatch, key: str | None) -> list[str | None]:
+    """Return the value of a metadata key as text for every conversation, None where it has none."""
+    if key is None:
+        return [None] * batch.num_rows
+    found = (json.loads(metadata or "{}").get(key) for metadata in batch.column("metadata").to_pylist())
+    return [None if value is None else str(value) for value in found]
 
 
-def audit(texts: pa.ChunkedArray, sides: list[str], threshold: float) -> dict[str, float]:
+def _link(roots: Positions, prompts: Hashes, groups: Hashes) -> Positions:
+    """Return the roots of near duplicates once those with the same prompt or group are joined to them."""
+    import numpy as np
+
+    from pipeline_lib.curation.clusters import joined
+    from pipeline_lib.curation.sides import FEW
+
+    values, counts = np.unique(prompts, return_counts=True)
+    common = values[counts > max(FEW, COMMON_PROMPT_SHARE * len(prompts))]
+    return joined(joined(roots, np.where(np.isin(prompts, common), 0, prompts)), groups)
+
+
+def _audit(index: Index, sides: Sides, threshold: float) -> dict[str, float]:
     """Return how many test conversations have a near duplicate in train, and the largest similarity found."""
-    import pyarrow as pa
+    import numpy as np
 
-    from pipeline_lib.curation.near_duplicates import matches
+    from pipeline_lib.curation.sides import TEST, TRAIN
 
-    test = texts.filter(pa.array([side == "test" for side in sides], pa.bool_()))
-    train = texts.filter(pa.array([side == "train" for side in sides], pa.bool_()))
-    if not len(test) or not len(train):
-        return {"test_in_train": 0, "largest_similarity": 0.0}
-    found = matches(test, train, threshold=min(threshold, 0.5))
-    nearest = found.jaccards
+    train, test = np.flatnonzero(sides == TRAIN), np.flatnonzero(sides == TEST)
+    nearest = index.matches_between(train, test, min(threshold, 0.5)).jaccards
     return {
         "test_in_train": int((nearest >= threshold).sum()),
         "largest_similarity": round(float(nearest.max(initial=0.0)), 4),

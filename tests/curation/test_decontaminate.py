@@ -9,7 +9,8 @@ import pytest
 
 from pipeline_lib.core.errors import DataError
 from pipeline_lib.curation.decontaminate import DecontaminateConfig, decontaminate
-from pipeline_lib.curation.overlap import Benchmarks, words_of
+from pipeline_lib.curation.overlap import Benchmarks
+from pipeline_lib.curation.shingles import words_of
 from tests.curation.conftest import Row, Workshop, chat, found, message, pair, reasons, text
 
 WORDS = [f"term{i}" for i in range(500)]
@@ -42,6 +43,7 @@ PLANTED: list[Row] = [
     chat("  who ARE you", "A helper.", name="a very short prompt"),
     chat("Hello", "Yes?", "Who are you?", "A helper.", name="a very short prompt later on"),
     chat(f"Frage: {CHINESE[:20]}", "九", name="13 ideographs"),
+    chat("Which wide river flows through the old town of Basel?", "The Rhine.", name="in nearly its words"),
 ]
 INNOCENT: list[Row] = [
     chat(f"{fill(30)} {' '.join(WORDS[10:22])}", "ok", name="12 words"),
@@ -118,14 +120,16 @@ def test_coverage_is_the_share_of_the_prompts_words() -> None:
     for _ in range(300):
         prompt = draw.choices(WORDS[:3], k=draw.randint(14, 30))
         said = draw.choices(WORDS[:3], k=draw.randint(5, 40))
-        benchmarks = Benchmarks([("p", " ".join(prompt))], long_ngram=64, short_ngram=4, coverage=0.5)
+        benchmarks = Benchmarks([("p", " ".join(prompt))], 64, 4, coverage=0.5, similarity=1.0)
         benchmarks._whole.clear()
         (hit,) = benchmarks.find([" ".join(said)], [[]])
         assert (hit is not None) == (covered_by_hand(prompt, said, 4) >= 0.5)
 
 
 def test_words_are_lower_case_and_ideographs_are_words() -> None:
-    assert words_of("It's 2 Häuser: 你好!") == ["it", "s", "2", "häuser", "你", "好"]
+    whole, apart = words_of(["It's 2 Häuser: 你好!"]), words_of(["it", "S", "2", "HÄUSER", "你", "好"])
+    assert whole.hashes.tolist() == apart.hashes.tolist()
+    assert apart.sizes.tolist() == [1] * 6
 
 
 def test_workers_and_shards_do_not_change_a_byte(same_bytes: Any, tmp_path: Path) -> None:

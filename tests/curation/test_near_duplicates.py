@@ -269,7 +269,8 @@ def test_a_bucket_full_of_one_template_loses_no_pair(shared: int) -> None:
     texts += [edited(text, rng) for text in texts]
     texts = sorted({" ".join(words_of(text)) for text in texts})
     found = shingle(texts)
-    rows = Rows(found.hashes, found.offsets[:-1], np.diff(found.offsets))
+    halves = (found.hashes >> np.uint64(32)).astype(np.uint32)
+    rows = Rows(halves, found.offsets[:-1], np.diff(found.offsets).astype(np.int32))
     one_bucket = np.zeros(len(texts), np.uint32)
     pairs = set()
     for chunk in candidates([one_bucket], rows, np.arange(len(texts)), 0.7):

@@ -84,7 +84,7 @@ def measure(texts: Sequence[str], limits: WebLimits, split: Tokeniser = tokenise
     """Return the figures of each text, from one tokenisation by ``split``."""
     tokens = split(texts)
     words, repeated = word_measures(tokens, limits.gopher_stop_words), repetition(tokens)
-    counted = [c4_lines(text, limits) for text in texts]
+    counted = [c4_lines(text, limits) if limits.c4 else Counted([], None) for text in texts]
     ended = iter(sentences(split([line for text in counted for line in text.lines])))
     rows = zip(texts, words, repeated, counted, strict=True)
     return [

@@ -1,0 +1,52 @@
+"""A dataset's texts in a near-duplicate index, block by block, with what else a stage wants of each.
+
+What was worked out of a block is kept for later builds (``kept_blocks``), so that a dataset with one per cent
+of new conversations costs little more than that one per cent to sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline_lib import records
+from pipeline_lib.core.output import Output
+from pipeline_lib.curation.blocks import cut, digest, in_order
+from pipeline_lib.curation.kept_blocks import KeptBlocks
+from pipeline_lib.curation.near_duplicates import Index, Signed
+from pipeline_lib.kinds import Dataset
+from pipeline_lib.settings import settings
+
+Columns = dict[str, npt.NDArray[Any]]
+Read = Callable[[pa.RecordBatch], tuple[Sequence[str], Columns]]
+"""A block's texts (n), and arrays about them whose last axis is n."""
+
+
+def index_texts(out: Output, conversations: Dataset, index: Index, read: Read) -> Columns:
+    """Add every conversation's text to ``index``; return what ``read`` says about all of them."""
+    kept = KeptBlocks(out.blocks)
+
+    def known(block: pa.RecordBatch) -> Columns:
+        key = "" if kept.off else digest(block)
+        found = kept.read_arrays(key)
+        if found is None:
+            texts, columns = read(block)
+            found = columns | index.sign(texts)._asdict()
+            kept.write_arrays(key, found)
+        return found
+
+    _, nothing = read(records.from_rows([]))
+    parts = {name: [empty] for name, empty in nothing.items()}
+    blocks = cut(records.batches(conversations.shards()))
+    with ThreadPoolExecutor(settings().workers) as pool:
+        found = in_order(blocks, lambda block: pool.submit(known, block).result)
+        for one in out.track(found, "reading", conversations.count(), lambda one: len(one["sizes"])):
+            index.extend(Signed(*(one[name] for name in Signed._fields)))
+            for name, part in parts.items():
+                part.append(one[name])
+    return {name: np.concatenate(part, axis=-1) for name, part in parts.items()}
