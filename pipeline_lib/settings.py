@@ -10,6 +10,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Engine = Literal["local", "ray"]
+
 
 class Settings(BaseSettings):
     """Read from the environment (``FINETUNE_…``) and from ``.env``."""
@@ -22,7 +24,9 @@ class Settings(BaseSettings):
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Processes and threads for CPU stages."
     )
-    engine: Literal["local", "ray"] = Field(default="local", description="What runs the shard-wise stages.")
+    engine: Engine = Field(
+        default="local", description="What runs the shard-wise stages and the near-duplicate join."
+    )
     ray_address: str | None = Field(default=None, description="Ray cluster to join; none starts one here.")
     gpu_pool: str | None = Field(
         default=None, description="Prefect work pool for stages that need a GPU; none runs them here."

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_lib import records
+from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.output import Output
 from pipeline_lib.curation.kept_blocks import KeptBlocks
 from pipeline_lib.kinds import Dataset
@@ -33,6 +34,8 @@ _END = "^00[0-3]"
 """How the id of a block's last conversation begins: one id of 1,024, as they are hashes."""
 _AT_HOME = 8
 """Blocks that are judged in this process before others are started for the rest."""
+_ENGINES = ("pipeline_lib.curation.quality.verdicts", "pipeline_lib.personal_data.detect")
+"""Modules that take long to import, loaded once for all worker processes."""
 _AHEAD = 4
 """Blocks for each worker that are read before the first of them is needed."""
 
@@ -53,20 +56,34 @@ class Outcome:
 
 Judge = Callable[[pa.RecordBatch], Outcome]
 """A stage's work on one block; it goes to other processes, so it can be pickled."""
+Submit = Callable[[pa.RecordBatch], Callable[[], Outcome]]
+"""Begins work on a block and returns what waits for its outcome."""
 
 
-def judged(out: Output, conversations: Dataset, judge: Judge) -> Iterator[Outcome]:
-    """Yield what ``judge`` makes of each block of the kept conversations, in order."""
-    kept = KeptBlocks(out.blocks)
+def judged(
+    out: Output, conversations: Dataset, judge: Judge, beside: Artifact | None = None
+) -> Iterator[Outcome]:
+    """Yield what ``judge`` makes of each block of the kept conversations, in order.
+
+    ``beside`` is what it reads beside them: with another, nothing of what was kept holds.
+    """
+    kept = kept_blocks(out, beside)
     found = _judged(cut(records.batches(conversations.shards())), kept, judge)
     yield from out.track(found, total=conversations.count(), size=lambda one: one.batch.num_rows)
 
 
-def sift(out: Output, conversations: Dataset, judge: Judge) -> Iterator[Mapping[str, Any]]:
+def kept_blocks(out: Output, beside: Artifact | None) -> KeptBlocks:
+    """Return what was kept of former builds that read the same artifact beside their conversations."""
+    return KeptBlocks(out.blocks / beside.digest if out.blocks and beside else out.blocks)
+
+
+def sift(
+    out: Output, conversations: Dataset, judge: Judge, beside: Artifact | None = None
+) -> Iterator[Mapping[str, Any]]:
     """Write what is kept and dropped of the conversations, yield each block's counts, and set the stats."""
     read = 0
     with records.DatasetWriter(out.path) as writer:
-        for outcome in judged(out, conversations, judge):
+        for outcome in judged(out, conversations, judge, beside):
             read += outcome.batch.num_rows
             writer.sift(outcome.batch, outcome.verdicts)
             yield outcome.counts
@@ -127,30 +144,31 @@ def _judged(blocks: Iterator[pa.RecordBatch], kept: KeptBlocks, judge: Judge) ->
 
 
 def _begun(block: pa.RecordBatch, kept: KeptBlocks, submit: Submit) -> Callable[[], Outcome]:
-    """Return what gives a block's outcome when it is wanted: read from the store, or being worked on."""
     if kept.off:
         return submit(block)
     key = digest(block)
     known = kept.read(key, block)
-    if known is not None:
-        outcome = Outcome(*known)
-        return lambda: outcome
-    result = submit(block)
+    return known_or(
+        Outcome(*known) if known else None,
+        lambda: submit(block),
+        lambda made: kept.write(key, block, made.batch, made.verdicts, made.counts),
+    )
 
-    def finish() -> Outcome:
-        outcome = result()
-        kept.write(key, block, outcome.batch, outcome.verdicts, outcome.counts)
-        return outcome
+
+def known_or(
+    known: T | None, begin: Callable[[], Callable[[], T]], keep: Callable[[T], None]
+) -> Callable[[], T]:
+    """Return what gives a block's results when they are wanted: known ones, or those begun now and kept."""
+    if known is not None:
+        return lambda: known
+    result = begin()
+
+    def finish() -> T:
+        found = result()
+        keep(found)
+        return found
 
     return finish
-
-
-class Submit(Protocol):
-    """Begins work on a block and returns what waits for its outcome."""
-
-    def __call__(self, block: pa.RecordBatch) -> Callable[[], Outcome]:
-        """Begin."""
-        ...
 
 
 @contextmanager
@@ -183,8 +201,9 @@ class _Processes:
         if self.workers == 1 or self.begun <= _AT_HOME:
             return lambda: self.judge(block)
         if self.pool is None:
-            # Prefect and Arrow run threads here, which a forked process would not have.
-            context = multiprocessing.get_context("spawn")
+            # Forked from a server without the threads that Prefect and Arrow run here, its imports done.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__, *_ENGINES])
             self.pool = ProcessPoolExecutor(self.workers, context, _remember, (self.judge,))
         return self.pool.submit(_judge_here, block).result
 

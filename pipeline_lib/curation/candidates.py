@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,14 @@ def ascending(values: Positions) -> Positions:
     return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
+class Step(NamedTuple):
+    """Pairs of texts that share a key of one band: those of small buckets, or of a large one's first text."""
+
+    pairs: Pairs
+    bucket: Positions | None
+    """The texts of the large bucket."""
+
+
 def candidates(
     bands: Iterable[npt.NDArray[np.uint32]], rows: Rows, groups: Positions, threshold: float
 ) -> Iterator[Pairs]:
@@ -96,17 +104,43 @@ def candidates(
     The caller may merge groups between two yields; pairs that it has connected are then left out. A pair may
     come more than once.
     """
-    crowded = np.zeros(len(groups), np.bool_)
+    crowd = Crowd(groups)
     for band in bands:
-        packed = _packed(band)
-        for members in _large_buckets(packed):
-            apart = members[groups[members] != groups[members[0]]]
-            yield np.full(len(apart), members[0]), apart
-            crowded[members] |= (groups[members] != groups[members[0]]).any()
-        yield from _bucket_pairs(packed, groups)
-    members = np.flatnonzero(crowded)
-    members = members[np.argsort(rows.sizes[members], kind="stable")]
-    yield from _prefix_join(members, rows.pick(members), groups, threshold)
+        for step in steps(band, groups):
+            yield step.pairs
+            crowd.note(step)
+    yield from crowd.pairs(rows, threshold)
+
+
+def steps(band: npt.NDArray[np.uint32], groups: Positions) -> Iterator[Step]:
+    """Yield the candidates of one band."""
+    packed = _packed(band)
+    for members in _large_buckets(packed):
+        apart = members[groups[members] != groups[members[0]]]
+        yield Step((np.full(len(apart), members[0]), apart), members)
+    for pairs in _bucket_pairs(packed, groups):
+        yield Step(pairs, None)
+
+
+class Crowd:
+    """The texts of large buckets that comparing them with the first one did not connect."""
+
+    def __init__(self, groups: Positions) -> None:
+        """Begin with none; ``groups`` is what the caller keeps up to date."""
+        self._groups = groups
+        self._members = np.zeros(len(groups), np.bool_)
+
+    def note(self, step: Step) -> None:
+        """Take in a step whose pairs have been dealt with."""
+        if step.bucket is not None:
+            groups = self._groups[step.bucket]
+            self._members[step.bucket] |= (groups != groups[0]).any()
+
+    def pairs(self, rows: Rows, threshold: float) -> Iterator[Pairs]:
+        """Yield their candidates, once all bands are done."""
+        members = np.flatnonzero(self._members)
+        members = members[np.argsort(rows.sizes[members], kind="stable")]
+        yield from _prefix_join(members, rows.pick(members), self._groups, threshold)
 
 
 def _packed(band: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:

@@ -16,6 +16,7 @@ from pipeline_lib.curation.similarity_kernel import link, towards_roots
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Positions: TypeAlias = npt.NDArray[np.int64]
 Similarities: TypeAlias = npt.NDArray[np.float64]
+Edges: TypeAlias = tuple[Positions, Positions, Similarities]
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,19 @@ class Forest:
     def __init__(self, count: int) -> None:
         """Begin with every text on its own."""
         self.roots: Positions = np.arange(count, dtype=np.int64)
-        self._edges: list[tuple[Positions, Positions, Similarities]] = []
+        self._edges: list[Edges] = []
 
-    def link(self, left: Positions, right: Positions, jaccards: Similarities) -> None:
-        """Join the components of each pair, in order; ``roots`` is up to date afterwards."""
+    def link(self, left: Positions, right: Positions, jaccards: Similarities) -> Edges:
+        """Join the components of each pair, in order, and return those that joined two.
+
+        ``roots`` is up to date afterwards.
+        """
         tree = np.empty(len(left), np.int64)
         tree = tree[: link(self.roots, left, right, tree)]
+        edges = left[tree], right[tree], jaccards[tree]
         if len(tree):
-            self._edges.append((left[tree], right[tree], jaccards[tree]))
+            self._edges.append(edges)
+        return edges
 
     def clusters(self) -> Clusters:
         """Return the components, each text's partner being its neighbour on the way to the root."""

@@ -130,6 +130,7 @@ def _read(out: Output, conversations: Dataset, config: DeduplicateConfig) -> tup
         seed=config.seed,
         workers=settings().workers,
         directory=out.work / "index",
+        engine=settings().engine,
     )
 
     def read(block: pa.RecordBatch) -> tuple[list[str], Columns]:

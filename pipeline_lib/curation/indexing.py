@@ -6,8 +6,10 @@ of new conversations costs little more than that one per cent to sign.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import pyarrow as pa
 
 from pipeline_lib import records
 from pipeline_lib.core.output import Output
-from pipeline_lib.curation.blocks import cut, digest, in_order
+from pipeline_lib.curation.blocks import cut, digest, in_order, known_or
 from pipeline_lib.curation.kept_blocks import KeptBlocks
 from pipeline_lib.curation.near_duplicates import Index, Signed
 from pipeline_lib.kinds import Dataset
@@ -25,28 +27,42 @@ from pipeline_lib.settings import settings
 Columns = dict[str, npt.NDArray[Any]]
 Read = Callable[[pa.RecordBatch], tuple[Sequence[str], Columns]]
 """A block's texts (n), and arrays about them whose last axis is n."""
+Submit = Callable[[pa.RecordBatch], Callable[[], Columns]]
 
 
 def index_texts(out: Output, conversations: Dataset, index: Index, read: Read) -> Columns:
     """Add every conversation's text to ``index``; return what ``read`` says about all of them."""
     kept = KeptBlocks(out.blocks)
-
-    def known(block: pa.RecordBatch) -> Columns:
-        key = "" if kept.off else digest(block)
-        found = kept.read_arrays(key)
-        if found is None:
-            texts, columns = read(block)
-            found = columns | index.sign(texts)._asdict()
-            kept.write_arrays(key, found)
-        return found
-
     _, nothing = read(records.from_rows([]))
     parts = {name: [empty] for name, empty in nothing.items()}
     blocks = cut(records.batches(conversations.shards()))
-    with ThreadPoolExecutor(settings().workers) as pool:
-        found = in_order(blocks, lambda block: pool.submit(known, block).result)
+    with _engine(partial(_signed, index, read)) as submit:
+        found = in_order(blocks, lambda block: _begun(block, kept, submit))
         for one in out.track(found, "reading", conversations.count(), lambda one: len(one["sizes"])):
             index.extend(Signed(*(one[name] for name in Signed._fields)))
             for name, part in parts.items():
                 part.append(one[name])
     return {name: np.concatenate(part, axis=-1) for name, part in parts.items()}
+
+
+def _signed(index: Index, read: Read, block: pa.RecordBatch) -> Columns:
+    texts, columns = read(block)
+    return columns | index.sign(texts)._asdict()
+
+
+@contextmanager
+def _engine(sign: Callable[[pa.RecordBatch], Columns]) -> Iterator[Submit]:
+    """Give a way to have blocks signed: by Ray, or in threads, as the compiled loops leave the lock."""
+    if settings().engine == "ray":
+        from pipeline_lib.curation.on_ray import judging
+
+        with judging(sign) as submit:
+            yield submit
+        return
+    with ThreadPoolExecutor(settings().workers) as pool:
+        yield lambda block: pool.submit(sign, block).result
+
+
+def _begun(block: pa.RecordBatch, kept: KeptBlocks, submit: Submit) -> Callable[[], Columns]:
+    key = "" if kept.off else digest(block)
+    return known_or(kept.read_arrays(key), lambda: submit(block), lambda made: kept.write_arrays(key, made))

@@ -31,6 +31,7 @@ from pipeline_lib.curation.columns import TextColumns
 from pipeline_lib.curation.matching import BestPartners, Matches
 from pipeline_lib.curation.minhash import BANDS, ROWS, permutations, signatures
 from pipeline_lib.curation.shingles import Shingles, Texts, shingle, shingle_blocks
+from pipeline_lib.settings import Engine
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Positions: TypeAlias = npt.NDArray[np.int64]
@@ -66,12 +67,14 @@ class Index:
         words: Alphabet | None = None,
         workers: int = 1,
         directory: Path | None = None,
+        engine: Engine = "local",
     ) -> None:
         """Begin empty.
 
         ``ngram`` is in words of the alphabet ``words``; ``bands`` of ``rows`` minima are drawn by ``seed``;
-        ``workers`` are threads; files in ``directory`` are overwritten.
+        ``workers`` are threads; files in ``directory`` are overwritten. ``engine`` is where bands are joined.
         """
+        self._engine = engine
         self._ngram, self._words, self._workers = ngram, words or alphabet(), workers
         self._maps = permutations(bands, rows, seed)
         self._columns = TextColumns(bands, directory)
@@ -120,6 +123,10 @@ class Index:
 
     def _forest(self, distinct: Positions, threshold: float) -> Forest:
         """Return the given texts joined by their verified pairs."""
+        if self._engine == "ray":
+            from pipeline_lib.curation.on_ray import forest_of
+
+            return forest_of(self._bands(distinct), self._rows(distinct), threshold, self._workers)
         rows, forest = self._rows(distinct), Forest(len(distinct))
         for pairs in candidates(self._bands(distinct), rows, forest.roots, threshold):
             forest.link(*alike(rows, pairs, threshold, self._workers))

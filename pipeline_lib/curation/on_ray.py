@@ -1,20 +1,27 @@
-"""Blocks judged on a Ray cluster (``FINETUNE_ENGINE=ray``), or on one that is started here and stopped."""
+"""Blocks judged and bands joined on a Ray cluster (``FINETUNE_ENGINE=ray``), or on one of this process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline_lib.core.errors import ConfigError, ServiceError
 from pipeline_lib.settings import settings
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
 
-    from pipeline_lib.curation.blocks import Judge, Outcome, Submit
+    from pipeline_lib.curation.candidates import Rows, Step
+    from pipeline_lib.curation.clusters import Forest
+
+    Keys = npt.NDArray[np.uint32]
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -48,18 +55,54 @@ def cluster() -> Iterator[Any]:
 
 
 @contextmanager
-def judging(judge: Judge) -> Iterator[Submit]:
+def judging(judge: Callable[[pa.RecordBatch], T]) -> Iterator[Callable[[pa.RecordBatch], Callable[[], T]]]:
     """Give a way to have blocks judged by the cluster's workers, to which ``judge`` is sent once."""
     with cluster() as ray:
         shared = ray.put(judge)
         task = ray.remote(_judge)
 
-        def submit(block: pa.RecordBatch) -> Callable[[], Outcome]:
+        def submit(block: pa.RecordBatch) -> Callable[[], T]:
             result = task.remote(shared, block)
             return partial(ray.get, result)
 
         yield submit
 
 
-def _judge(judge: Judge, block: pa.RecordBatch) -> Outcome:
+def _judge(judge: Callable[[pa.RecordBatch], T], block: pa.RecordBatch) -> T:
     return judge(block)
+
+
+def forest_of(bands: Iterable[Keys], rows: Rows, threshold: float, workers: int) -> Forest:
+    """Return the texts joined by their verified pairs, each band looked through by a task of the cluster.
+
+    A task links what its band brings together and returns the pairs that joined two components. What it
+    left out was connected by pairs before it, so that linking the bands' pairs in order gives the very forest
+    that one process finds.
+    """
+    from pipeline_lib.curation.candidates import Crowd, alike
+    from pipeline_lib.curation.clusters import Forest
+
+    forest = Forest(len(rows.sizes))
+    crowd = Crowd(forest.roots)
+    with cluster() as ray:
+        shared, task = ray.put(rows), ray.remote(_band)
+        for found in [task.remote(shared, band, threshold) for band in bands]:
+            for step, jaccards in ray.get(found):
+                left, right = step.pairs
+                forest.link(left, right, jaccards)
+                crowd.note(step)
+    for pairs in crowd.pairs(rows, threshold):
+        forest.link(*alike(rows, pairs, threshold, workers))
+    return forest
+
+
+def _band(rows: Rows, band: Keys, threshold: float) -> list[tuple[Step, npt.NDArray[np.float64]]]:
+    """Return one band's steps with the verified pairs alone that joined two components, and their Jaccard."""
+    from pipeline_lib.curation.candidates import Step, alike, steps
+    from pipeline_lib.curation.clusters import Forest
+
+    forest, found = Forest(len(band)), []
+    for step in steps(band, forest.roots):
+        left, right, jaccards = forest.link(*alike(rows, step.pairs, threshold))
+        found.append((Step((left, right), step.bucket), jaccards))
+    return found

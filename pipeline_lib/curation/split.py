@@ -152,7 +152,13 @@ def _read(out: Output, config: SplitConfig, conversations: Dataset) -> tuple[Ind
 
     # 32 bands of 4 miss one pair in 7,000 at Jaccard 0.7, one in 8 at 0.5; 64 of 2 miss one in 400 at 0.3.
     bands, rows = (32, 4) if config.threshold >= 0.7 else (64, 2)
-    index = Index(bands=bands, rows=rows, workers=settings().workers, directory=out.work / "index")
+    index = Index(
+        bands=bands,
+        rows=rows,
+        workers=settings().workers,
+        directory=out.work / "index",
+        engine=settings().engine,
+    )
 
     def read(block: pa.RecordBatch) -> tuple[list[str], Columns]:
         groups = _values(block, config.group)

@@ -1,6 +1,7 @@
 """Stages that judge row by row write the same bytes with and without what was kept, on one core or many."""
 
 import importlib.util
+import random
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -20,8 +21,10 @@ from pipeline_lib.curation.decontaminate import DecontaminateConfig, decontamina
 from pipeline_lib.curation.deduplicate import DeduplicateConfig, deduplicate
 from pipeline_lib.curation.filter import FilterConfig, filter
 from pipeline_lib.curation.format import FormatConfig, format
+from pipeline_lib.curation.near_duplicates import Index
 from pipeline_lib.curation.normalize import NormalizeConfig, normalize
 from pipeline_lib.curation.scrub import ScrubConfig, scrub
+from pipeline_lib.curation.split import SplitConfig, split
 from pipeline_lib.kinds import Dataset
 from pipeline_lib.settings import settings
 from tests.curation.conftest import Row, Workshop, chat, message, pair, text
@@ -33,6 +36,7 @@ STAGES: list[tuple[Any, Any]] = [
     (filter, FilterConfig()),
     (decontaminate, DecontaminateConfig()),
     (format, FormatConfig(system="Be kind.")),
+    (split, SplitConfig(minimum=0)),
 ]
 
 
@@ -199,8 +203,27 @@ def test_a_ray_cluster_of_two_nodes_writes_the_same_bytes(
         settings.cache_clear()
         shop = Workshop(Store(tmp_path / "ray"))
         assert _digests(shop.store, shop.dataset(rows)) == local
+        _bands_are_joined_alike()
     finally:
         cluster.shutdown()
+
+
+def _bands_are_joined_alike() -> None:
+    """Compare what Ray and this process make of edited texts, and of a template that fills large buckets."""
+    draw = random.Random(4)
+    words = [f"word{i}" for i in range(400)]
+    texts = [" ".join(draw.choices(words, k=30)) for _ in range(300)]
+    texts += [text.replace(draw.choice(text.split()), "other") for text in texts for _ in range(2)]
+    template = " ".join(words[:60])
+    texts += [f"{template} {' '.join(draw.choices(words, k=8))}" for _ in range(200)]
+    found = []
+    for engine in ("local", "ray"):
+        index = Index(engine=engine)
+        index.add(texts)
+        found.append(index.clusters(0.7))
+    assert found[0].duplicates.sum() > 300
+    for name in ("roots", "partners", "jaccards"):
+        assert getattr(found[0], name).tolist() == getattr(found[1], name).tolist()
 
 
 def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
