@@ -166,9 +166,11 @@ def _scale(session: Session) -> Iterator[Case]:
     sizes = QUICK_SCALES if session.quick else SCALES + (FULL_SCALES if session.flags.get("full") else ())
     first: float | None = None
     for count in sizes:
-        run = _try(lambda: session.run(OURS, "scale", bench(), count, SHORT))  # noqa: B023 - run at once
+        path = bench() / "documents" / f"{count}-short.jsonl"
+        made.write(path, count, SHORT)
+        run = _try(lambda: session.run(OURS, "curate", path, 1, SHORT // 2))  # noqa: B023 - run at once
         cost = run["seconds"] / count * 1e6 if "seconds" in run else None
-        name = f"near-dedup index in files, {count:,} rows of {SHORT} words"
+        name = f"all of curation, {count:,} rows of {SHORT} words"
         yield _case(f"{name}: cost", "µs/row", run, cost, less_is_better=True)
         if first and cost:
             yield Case(

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +85,8 @@ def decontaminate(path: Path, repeats: int, most: int) -> dict[str, Any]:
     return told | {"result": {"missed": len(set(planted) - hits), "false": len(hits - set(planted))}}
 
 
-def curate(path: Path, repeats: int) -> dict[str, Any]:
-    """All of curation, from the file to the split, in a store of its own."""
+def curate(path: Path, repeats: int, words: int = 50) -> dict[str, Any]:
+    """All of curation, from the file to the split, in a store of its own; texts of fewer words go."""
     from pipeline_lib.curation.decontaminate import DecontaminateConfig, decontaminate
     from pipeline_lib.curation.deduplicate import DeduplicateConfig, deduplicate
     from pipeline_lib.curation.filter import FilterConfig, filter
@@ -99,14 +98,14 @@ def curate(path: Path, repeats: int) -> dict[str, Any]:
         (normalize, NormalizeConfig()),
         (scrub, ScrubConfig()),
         (deduplicate, DeduplicateConfig()),
-        (filter, FilterConfig(preset="web", c4=False)),
+        (filter, FilterConfig(preset="web", c4=False, gopher_min_words=words)),
         (decontaminate, DecontaminateConfig()),
         (format, FormatConfig(plain_text="keep")),
     )
     parts: dict[str, float] = {}
 
     def all_stages() -> Any:
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory(dir=path.parent) as place:
             dataset, seconds = _ingested(path, Path(place))
             parts["ingest"] = seconds
             for stage, config in stages:
@@ -115,7 +114,7 @@ def curate(path: Path, repeats: int) -> dict[str, Any]:
             _, parts["split"] = _split(dataset, Path(place))
             return dataset.count()
 
-    return measured(all_stages, repeats) | {"parts": parts}
+    return measured(all_stages, repeats) | {"parts": parts, "peak_mib": peak_mib()}
 
 
 def split(path: Path, repeats: int) -> dict[str, Any]:
@@ -128,28 +127,6 @@ def split(path: Path, repeats: int) -> dict[str, Any]:
         texts = {row["messages"][0]["content"] for row in records.rows(told["result"].shards("test"))}
     given = made.read(path)
     return told | {"result": [place for place, text in enumerate(given) if text in texts]}
-
-
-def scale(directory: Path, count: int, words: int) -> dict[str, Any]:
-    """The near-duplicate index with its columns in files, fed batch by batch; the generator is not timed."""
-    from itertools import islice
-
-    from pipeline_lib.curation.near_duplicates import Index, cluster
-    from pipeline_lib.settings import settings
-
-    cluster(WARM)
-    before = peak_mib()
-    with tempfile.TemporaryDirectory(dir=directory) as place:
-        index = Index(workers=settings().workers, directory=Path(place))
-        seconds, rows = 0.0, made.documents(count, words)
-        while batch := [one.text for one in islice(rows, 50_000)]:
-            start = time.perf_counter()
-            index.add(batch)
-            seconds += time.perf_counter() - start
-        start = time.perf_counter()
-        removed = int(index.clusters(THRESHOLD).duplicates.sum())
-        seconds += time.perf_counter() - start
-    return {"seconds": seconds, "result": removed, "peak_mib": peak_mib(), "idle_mib": before}
 
 
 def _store(place: Path) -> Any:

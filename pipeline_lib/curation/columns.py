@@ -16,7 +16,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 class Column(Generic[Scalar]):
     """A one-dimensional array that grows by blocks; kept in ``path`` (overwritten) where one is given."""
 
-    def __init__(self, dtype: type[Scalar], path: Path | None = None) -> None:
+    def __init__(self, dtype: type[Scalar] | np.dtype[Scalar], path: Path | None = None) -> None:
         """Begin empty; a file of that name is emptied."""
         self._dtype = dtype
         self._path = path

@@ -94,8 +94,8 @@ def deduplicate(
     from pipeline_lib import records
 
     index, blank, worth = _read(out, conversations, config)
-    ids = records.column(conversations.shards(), "id")
     by_words = _blanks_apart(index.clusters(config.threshold), blank)
+    ids = records.column(conversations.shards(), "id")
     clusters = _with_meanings(by_words, alike) if alike else by_words
     fates = _Fates(clusters, by_words.roots, _survivors(clusters, worth), ids, index.keys)
     read = 0
@@ -136,10 +136,12 @@ def _read(out: Output, conversations: Dataset, config: DeduplicateConfig) -> tup
     def read(block: pa.RecordBatch) -> tuple[list[str], Columns]:
         texts = compared(block, config.compare)
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-        return texts, {"blank": lengths == 0, "worth": _worth(block, config, lengths)}
+        worth = enumerate(_worth(block, config, lengths))
+        return texts, {"blank": lengths == 0} | {f"worth-{i}": column for i, column in worth}
 
     known = index_texts(out, conversations, index, read)
-    return index, known["blank"], known["worth"]
+    worth = [known[name] for name in sorted(known) if name.startswith("worth-")]
+    return index, known["blank"], np.array(worth).reshape(len(worth), len(index))
 
 
 def _worth(batch: pa.RecordBatch, config: DeduplicateConfig, lengths: Positions) -> Worth:

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline_lib import records
 from pipeline_lib.core.output import Output
 from pipeline_lib.curation.blocks import cut, digest, in_order, known_or
+from pipeline_lib.curation.columns import Column
 from pipeline_lib.curation.kept_blocks import KeptBlocks
 from pipeline_lib.curation.near_duplicates import Index, Signed
 from pipeline_lib.kinds import Dataset
@@ -26,23 +26,26 @@ from pipeline_lib.settings import settings
 
 Columns = dict[str, npt.NDArray[Any]]
 Read = Callable[[pa.RecordBatch], tuple[Sequence[str], Columns]]
-"""A block's texts (n), and arrays about them whose last axis is n."""
+"""A block's texts (n), and what a stage wants to know about them (n each)."""
 Submit = Callable[[pa.RecordBatch], Callable[[], Columns]]
 
 
 def index_texts(out: Output, conversations: Dataset, index: Index, read: Read) -> Columns:
-    """Add every conversation's text to ``index``; return what ``read`` says about all of them."""
+    """Add every conversation's text to ``index``; return what ``read`` says about all of them.
+
+    It is mapped from files below ``out.work``: memory is taken where something is looked at.
+    """
     kept = KeptBlocks(out.blocks)
     _, nothing = read(records.from_rows([]))
-    parts = {name: [empty] for name, empty in nothing.items()}
+    columns = {name: Column(none.dtype, out.work / f"column-{name}") for name, none in nothing.items()}
     blocks = cut(records.batches(conversations.shards()))
     with _engine(partial(_signed, index, read)) as submit:
         found = in_order(blocks, lambda block: _begun(block, kept, submit))
         for one in out.track(found, "reading", conversations.count(), lambda one: len(one["sizes"])):
             index.extend(Signed(*(one[name] for name in Signed._fields)))
-            for name, part in parts.items():
-                part.append(one[name])
-    return {name: np.concatenate(part, axis=-1) for name, part in parts.items()}
+            for name, column in columns.items():
+                column.append(one[name])
+    return {name: column.array() for name, column in columns.items()}
 
 
 def _signed(index: Index, read: Read, block: pa.RecordBatch) -> Columns:

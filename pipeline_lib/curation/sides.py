@@ -44,8 +44,8 @@ class Members:
     """Of its group, or its id."""
     places: Places
     """Where the seed puts its name, uniform in [0, 1)."""
-    strata: Hashes
-    ages: Positions
+    strata: Hashes | None
+    ages: Positions | None
     """Its rank in time, the oldest 0; equal times have equal ranks."""
 
 
@@ -85,10 +85,12 @@ def _clusters(members: Members) -> _Clusters:
     firsts = order[begins]
     of = np.empty(len(order), np.int64)
     of[order] = begins.cumsum() - 1
-    newest = np.zeros(len(firsts), np.int64)
-    np.maximum.at(newest, of, members.ages)
-    roots = members.roots[firsts]
-    return _Clusters(of, np.bincount(of), members.places[firsts], members.strata[roots], newest)
+    strata, newest = np.zeros(len(firsts), np.uint64), np.zeros(len(firsts), np.int64)
+    if members.strata is not None:
+        strata = members.strata[members.roots[firsts]]
+    if members.ages is not None:
+        np.maximum.at(newest, of, members.ages)
+    return _Clusters(of, np.bincount(of), members.places[firsts], strata, newest)
 
 
 def _by_hash(clusters: _Clusters, config: SplitConfig) -> Sides:

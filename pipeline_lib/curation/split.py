@@ -162,27 +162,31 @@ def _read(out: Output, config: SplitConfig, conversations: Dataset) -> tuple[Ind
 
     def read(block: pa.RecordBatch) -> tuple[list[str], Columns]:
         groups = _values(block, config.group)
-        ids = block.column("id").to_pylist()
-        names = [group or name for group, name in zip(groups, ids, strict=True)]
-        strata = (
-            block.column("source").to_pylist()
-            if config.stratify == "source"
-            else _values(block, config.stratify)
-        )
-        return compared(block, "conversation"), {
+        names = [group or name for group, name in zip(groups, block.column("id").to_pylist(), strict=True)]
+        columns = {
             "prompt": hashes(compared(block, "prompt")),
-            "group": hashes(groups),
             "name": hashes(names),
             "place": places(names, config.seed),
-            "stratum": hashes(strata),
-            **times(_values(block, config.time)),
         }
+        if config.group:
+            columns["group"] = hashes(groups)
+        if config.stratify:
+            columns["stratum"] = hashes(_strata(block, config.stratify))
+        if config.time:
+            columns |= times(_values(block, config.time))
+        return compared(block, "conversation"), columns
 
     known = index_texts(out, conversations, index, read)
     if config.time and len(index) and not known["time_kind"].any():
         raise DataError(f"split.time: no conversation has the metadata key {config.time!r}")
-    roots = _link(index.clusters(config.threshold).roots, known["prompt"], known["group"])
-    return index, Members(roots, known["name"], known["place"], known["stratum"], ranks(known))
+    roots = _link(index.clusters(config.threshold).roots, known["prompt"], known.get("group"))
+    ages = ranks(known) if config.time else None
+    return index, Members(roots, known["name"], known["place"], known.get("stratum"), ages)
+
+
+def _strata(batch: pa.RecordBatch, key: str) -> list[str | None]:
+    found: list[str | None] = batch.column("source").to_pylist() if key == "source" else _values(batch, key)
+    return found
 
 
 def _values(batch: pa.RecordBatch, key: str | None) -> list[str | None]:
@@ -193,7 +197,7 @@ def _values(batch: pa.RecordBatch, key: str | None) -> list[str | None]:
     return [None if value is None else str(value) for value in found]
 
 
-def _link(roots: Positions, prompts: Hashes, groups: Hashes) -> Positions:
+def _link(roots: Positions, prompts: Hashes, groups: Hashes | None) -> Positions:
     """Return the roots of near duplicates once those with the same prompt or group are joined to them."""
     import numpy as np
 
@@ -202,7 +206,8 @@ def _link(roots: Positions, prompts: Hashes, groups: Hashes) -> Positions:
 
     values, counts = np.unique(prompts, return_counts=True)
     common = values[counts > max(FEW, COMMON_PROMPT_SHARE * len(prompts))]
-    return joined(joined(roots, np.where(np.isin(prompts, common), 0, prompts)), groups)
+    roots = joined(roots, np.where(np.isin(prompts, common), 0, prompts))
+    return roots if groups is None else joined(roots, groups)
 
 
 def _audit(index: Index, sides: Sides, threshold: float) -> dict[str, float]:

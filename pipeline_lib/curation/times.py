@@ -11,6 +11,8 @@ import numpy.typing as npt
 Positions: TypeAlias = npt.NDArray[np.int64]
 
 _NONE, _NUMBER, _TEXT = range(3)
+_LONGEST = 32
+"""Characters of a text that count for its order."""
 
 
 def times(values: Sequence[str | None]) -> dict[str, npt.NDArray[Any]]:
@@ -19,7 +21,7 @@ def times(values: Sequence[str | None]) -> dict[str, npt.NDArray[Any]]:
     return {
         "time_kind": np.array([kind for kind, _, _ in found], np.int8),
         "time_number": np.array([number for _, number, _ in found], np.float64),
-        "time_text": np.array([text for _, _, text in found], np.str_),
+        "time_text": np.array([text for _, _, text in found], f"<U{_LONGEST}"),
     }
 
 
