@@ -22,7 +22,7 @@ PACKAGES = (
     "argparse asyncio collections concurrent ctypes email html http inspect json logging os re unittest"
 )
 NEW_TOKENS = 64
-BATCHES = (16, 32, 64)
+BATCHES = (8, 16, 32, 64)
 ROUNDS = 3
 SAME = 1e-3
 """Relative difference of perplexities in fp32 that batching may make."""
@@ -127,7 +127,7 @@ def plain_loss(model: Any, questions: Sequence[Any], pad: int, size: int) -> tup
 
 def our_loss(model: Any, questions: Sequence[Any], pad: int) -> tuple[float, int]:
     """Return summed loss and tokens as `evaluate` measures them."""
-    from pipeline_lib.evaluation.score import negative_log_likelihoods
+    from pipeline_lib.likelihood import negative_log_likelihoods
 
     found = [item for batch in negative_log_likelihoods(model, questions, pad) for item in batch]
     return sum(item.nll for item in found), sum(item.tokens for item in found)

@@ -209,6 +209,9 @@ def main(
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=cases.__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, done within three minutes")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help=f"leave {name}.json and {name}.txt there too"
+    )
     for flag, told in (flags or {}).items():
         parser.add_argument(f"--{flag}", action="store_true", help=told)
     options = vars(parser.parse_args(arguments))
@@ -217,10 +220,12 @@ def main(
     for case in cases(session):
         say(_told(case))
         found.append(case)
-    if options["json"]:
-        print(json.dumps(report(session, found), indent=1))
-    else:
-        _show(name, session, found)
+    document, table = json.dumps(report(session, found), indent=1), _table(name, session, found)
+    if options["output"]:
+        options["output"].mkdir(parents=True, exist_ok=True)
+        for suffix, text in (("json", document), ("txt", table)):
+            (options["output"] / f"{name}.{suffix}").write_text(f"{text}\n", encoding="utf-8")
+    print(document if options["json"] else table)
 
 
 def report(session: Session, cases: Sequence[Case]) -> dict[str, Any]:
@@ -270,8 +275,8 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _show(name: str, session: Session, cases: Sequence[Case]) -> None:
-    """Print the machine, the versions and an aligned table."""
+def _table(name: str, session: Session, cases: Sequence[Case]) -> str:
+    """Return an aligned table with the machine and the versions."""
     from rich.console import Console
     from rich.table import Table
 
@@ -295,9 +300,11 @@ def _show(name: str, session: Session, cases: Sequence[Case]) -> None:
             case.name, case.peer or "", *figures, case.unit, _figure(case.ratio), _figure(case.target), met
         )
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(table)
-    for told in (machine(), session.versions):
-        console.print(", ".join(f"{key} {value}" for key, value in told.items()), soft_wrap=True)
+    with console.capture() as captured:
+        console.print(table)
+        for told in (machine(), session.versions):
+            console.print(", ".join(f"{key} {value}" for key, value in told.items()), soft_wrap=True)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def _told(case: Case) -> str:
@@ -316,6 +323,8 @@ def _figure(value: float | None) -> str:
     size = abs(value)
     if value == int(value) or size >= 100:
         return f"{value:,.0f}"
+    if size < 1e-3:
+        return f"{value:.1e}"
     return f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 1 else f"{value:.4f}"
 
 

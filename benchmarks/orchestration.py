@@ -7,6 +7,7 @@ stage* is a run that builds all ten, less a run that builds the first, by nine.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -18,8 +19,11 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import Case, Peer, Session, Skipped, main, root
 from benchmarks.orchestration_peers import STAGES, metaflow_source
@@ -28,6 +32,8 @@ DVC = Peer("dvc", ("dvc==3.67.1",))
 METAFLOW = Peer("metaflow", ("metaflow==2.19.39", "setuptools<81"))
 POSTGRES = ("127.0.0.1", 5432)
 START_SECONDS = 180
+HISTORY = 1000
+"""Runs that the server has, where the UI's page of runs is timed again."""
 
 
 def cases(session: Session) -> Iterator[Case]:
@@ -48,6 +54,7 @@ def cases(session: Session) -> Iterator[Case]:
                 )
                 continue
             yield from _served(place / f"ours-{name}", name, url, up_to_date, repeats)
+            yield _history(url, name, 100 if session.quick else HISTORY, repeats)
         yield from _temporary(place / "temporary")
         yield from _metaflow(session, place / "metaflow", up_to_date, repeats)
 
@@ -106,6 +113,39 @@ def _served(place: Path, name: str, url: str, up_to_date: float, repeats: int) -
         again,
         less_is_better=True,
     )
+
+
+def _history(url: str, name: str, count: int, repeats: int) -> Case:
+    """Time what the page of runs asks of the server, before and after ``count`` more runs."""
+    few = _median(lambda: _runs_page(url), repeats)
+    flow = _ask(f"{url}/flows/", {"name": "history"})["id"]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: _finished_run(url, flow), range(count)))
+    many = _median(lambda: _runs_page(url), repeats)
+    title = f"the UI's page of runs, {count:,} more of them, server on {name}"
+    return Case(title, many, "s", "as few as the cases above made", few, target=0.8, less_is_better=True)
+
+
+def _runs_page(url: str) -> None:
+    """Ask what Prefect's UI asks for its page of runs."""
+    week = {"start_time": {"after_": (datetime.now(UTC) - timedelta(days=7)).isoformat()}}
+    newest = {"flow_runs": week, "sort": "START_TIME_DESC", "limit": 100}
+    found = _ask(f"{url}/flow_runs/paginate", newest | {"page": 1})["results"]
+    _ask(f"{url}/ui/flow_runs/history", newest | {"offset": 0})
+    _ask(f"{url}/flow_runs/count", {})
+    _ask(f"{url}/ui/flow_runs/count-task-runs", {"flow_run_ids": [run["id"] for run in found]})
+
+
+def _finished_run(url: str, flow: str) -> None:
+    run = _ask(f"{url}/flow_runs/", {"flow_id": flow, "state": {"type": "PENDING"}})["id"]
+    for state in ("RUNNING", "COMPLETED"):
+        _ask(f"{url}/flow_runs/{run}/set_state", {"state": {"type": state}})
+
+
+def _ask(url: str, body: Mapping[str, Any]) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
 
 
 def _temporary(place: Path) -> Iterator[Case]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline_lib import kinds
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.errors import ConfigError, ServiceError
 from pipeline_lib.core.mirror import open_store as open_url
@@ -168,3 +169,12 @@ def plan_json(outlook: Outlook) -> dict[str, Any]:
         },
         "to_build": [step.name for step in outlook.due],
     }
+
+
+def artifact_at(store: Store, address: str) -> Artifact | None:
+    """Return the artifact at an address of the store, as the kind that its manifest says; None without."""
+    manifest = store.manifest_at(address)
+    if manifest is None:
+        return None
+    kind: type[Artifact] = getattr(kinds, manifest.kind, Artifact)
+    return kind(store.root / address, manifest.digest, manifest.fingerprint)

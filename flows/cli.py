@@ -143,7 +143,10 @@ def show(
         typer.Argument(metavar="STAGE|PATH", help="A stage, or an artifact's directory.", show_default=False),
     ] = "",
     config: Annotated[
-        Path | None, typer.Argument(help="Whose stage; without it the latest run's.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="CONFIG", help="Whose stage; without it the latest run's.", show_default=False
+        ),
     ] = None,
     overrides: Overrides = None,
     dropped: Annotated[
@@ -184,7 +187,10 @@ def show(
 def export_data(
     what: Annotated[str, typer.Argument(metavar="STAGE|PATH", help="A stage, or a dataset's directory.")],
     config: Annotated[
-        Path | None, typer.Argument(help="Whose stage; without it the latest run's.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="CONFIG", help="Whose stage; without it the latest run's.", show_default=False
+        ),
     ] = None,
     overrides: Overrides = None,
     form: Annotated[str, typer.Option("--format", help="openai, sharegpt or alpaca.")] = "openai",
@@ -229,7 +235,7 @@ def deploy(
     configs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[CONFIG]...", help="YAML files; conf/quickstart.yaml without any.", show_default=False
+            metavar="CONFIG", help="YAML files; conf/quickstart.yaml without any.", show_default=False
         ),
     ] = None,
     overrides: Overrides = None,
@@ -290,7 +296,8 @@ def ui(
 @one_line
 def models(
     name: Annotated[
-        str | None, typer.Argument(help="One registered model; without it all.", show_default=False)
+        str | None,
+        typer.Argument(metavar="NAME", help="One registered model; without it all.", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -307,26 +314,21 @@ def models(
 @app.command()
 @one_line
 def promote(
-    name: Annotated[str, typer.Argument(help="Registered model.")],
-    version: Annotated[int, typer.Argument(help="Its version.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Registered model.")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Its version.")],
     reason: Reason,
     as_json: Json = False,
 ) -> None:
     """Make a version the champion."""
-    from flows import versions
     from tasks.registry import promote
 
-    row = promote(name, version, reason)
-    if as_json:
-        print_json(versions.as_json([row])[0])
-    else:
-        print_lines(versions.lines_of([row]))
+    _print_version(promote(name, version, reason), as_json=as_json)
 
 
 @app.command()
 @one_line
 def rollback(
-    name: Annotated[str, typer.Argument(help="Registered model.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Registered model.")],
     reason: Reason,
     version: Annotated[
         int | None, typer.Option("--version", help="An earlier champion; without it the one before.")
@@ -334,10 +336,14 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Give the champion's place back to an earlier champion."""
-    from flows import versions
     from tasks.registry import rollback
 
-    row = rollback(name, version, reason)
+    _print_version(rollback(name, version, reason), as_json=as_json)
+
+
+def _print_version(row: Any, *, as_json: bool) -> None:
+    from flows import versions
+
     if as_json:
         print_json(versions.as_json([row])[0])
     else:
@@ -350,11 +356,20 @@ def chat(
     model: Annotated[
         str | None,
         typer.Argument(
+            metavar="MODEL",
             help="A model's directory, NAME or NAME@alias, or a CONFIG; without it the latest run's.",
             show_default=False,
         ),
     ] = None,
     overrides: Overrides = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter",
+            metavar="NAME=DIRECTORY|CONFIG",
+            help="An adapter to talk to; several share one base, and /use NAME changes between them.",
+        ),
+    ] = None,
     ask: Annotated[
         str | None,
         typer.Option("--ask", metavar="QUESTION", help="One question; stdout gets the answer alone."),
@@ -370,9 +385,14 @@ def chat(
     """Talk to a model."""
     from flows import chat as talking
 
-    path = talking.find_model(model, overrides or [])
+    adapters = talking.find_adapters(adapter or [])
+    path = (
+        talking.base_of(next(iter(adapters.values())))
+        if adapters and model is None
+        else talking.find_model(model, overrides or [])
+    )
     conversation = talking.open_conversation(
-        path, max_new_tokens=max_new_tokens, temperature=temperature, system=system
+        path, adapters, max_new_tokens=max_new_tokens, temperature=temperature, system=system
     )
     if ask is not None:
         talking.ask_once(conversation, ask)
@@ -382,10 +402,37 @@ def chat(
 
 @app.command()
 @one_line
+def ab(
+    log: Annotated[
+        Path, typer.Argument(help="JSON Lines with request, good, milliseconds, and the arm where noted.")
+    ],
+    share_of_b: Annotated[
+        float, typer.Option("--share", min=0.0, max=1.0, help="Share of the requests that b answers.")
+    ] = 0.5,
+    test: Annotated[str, typer.Option("--test", help="Name under which requests were dealt.")] = "",
+    effect: Annotated[
+        float, typer.Option("--effect", min=0.001, max=0.5, help="Difference that must not go unseen.")
+    ] = 0.05,
+    as_json: Json = False,
+) -> None:
+    """Compare two models on logged traffic, dealt by request id."""
+    from flows.traffic import lines_of
+    from tasks.traffic import compare_arms
+
+    found = compare_arms(log, share_of_b, test, effect)
+    if as_json:
+        print_json(found)
+    else:
+        print_lines(lines_of(found))
+
+
+@app.command()
+@one_line
 def export(
     model: Annotated[
         str | None,
         typer.Argument(
+            metavar="MODEL",
             help="A model's directory, NAME or NAME@alias, or a CONFIG; without it the latest run's.",
             show_default=False,
         ),
@@ -471,7 +518,8 @@ def estimate(
 @one_line
 def verify(
     stage: Annotated[
-        str | None, typer.Argument(help="One stage's artifacts; without it all.", show_default=False)
+        str | None,
+        typer.Argument(metavar="STAGE", help="One stage's artifacts; without it all.", show_default=False),
     ] = None,
     repair: Annotated[
         bool,

@@ -52,6 +52,13 @@ PAUSE_SECONDS = 10
 SLUG = "from-config"
 """Names the schedule that the config gives; what a person adds in the UI stays."""
 MAINTENANCE_FLOWS = ("reevaluate", "drift", "prune")
+ASKED = {
+    "stage": "The stage that is built again.",
+    "force": "Build it though it is there; its bytes come out the same unless something else changed.",
+    "onward": "Build what follows it too, where bytes changed.",
+    "approve": "Whether the run waits for a person before it registers a champion.",
+}
+"""What a form asks beside the config."""
 
 
 @dataclass(frozen=True)
@@ -194,9 +201,13 @@ def _schema(served: Any) -> dict[str, Any]:
     from prefect.utilities.callables import parameter_schema
 
     schema: dict[str, Any] = parameter_schema(served).model_dump_for_openapi()
-    # The server's database forgets the order of keys; the form goes by positions.
-    for block in schema.get("definitions", {}).values():
-        for position, entry in enumerate(block.get("properties", {}).values()):
+    given = schema["properties"]
+    for name in ASKED.keys() & given.keys():
+        given[name] |= {"title": name.title(), "description": ASKED[name]}
+    for block in (schema, *schema.get("definitions", {}).values()):
+        # The form goes by positions. Single fields come before blocks, under which nobody finds them.
+        fields = sorted(block.get("properties", {}).values(), key=lambda entry: "$ref" in str(entry))
+        for position, entry in enumerate(fields):
             entry["position"] = position
     return schema
 

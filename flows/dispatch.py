@@ -17,7 +17,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline_lib import kinds
+from flows.call import artifact_at
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.errors import ConfigError, ServiceError, StageError, StoreError
 from pipeline_lib.core.fingerprint import canonical
@@ -117,13 +117,12 @@ def _stage_at(place: str) -> Stage[..., Any]:
 
 
 def _artifact_at(store: Store, address: str) -> Artifact:
-    manifest = store.manifest_at(address)
-    if manifest is None:
+    found = artifact_at(store, address)
+    if found is None:
         raise StoreError(
             f"{address}: not in {settings().store}; caller and worker must share one store (FINETUNE_STORE)"
         )
-    kind: type[Artifact] = getattr(kinds, manifest.kind, Artifact)
-    return kind(store.root / address, manifest.digest, manifest.fingerprint)
+    return found
 
 
 def pool_of(use: Use) -> str | None:

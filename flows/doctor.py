@@ -184,12 +184,13 @@ def _settings() -> Iterator[Finding]:
 
 
 def without_secrets(text: str) -> str:
-    """Return a URL with the user's password masked; other texts as they are."""
+    """Return a URL with its password and its parameters masked; other texts as they are."""
     if "://" not in text:
         return text
     parts = urlsplit(text)
     user, at, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.split(':')[0]}:***@{host}")) if at else text
+    shown = f"{user.split(':')[0]}:***@{host}" if at else host
+    return urlunsplit(parts._replace(netloc=shown, query="***" if parts.query else ""))
 
 
 def _store() -> Iterator[Finding]:

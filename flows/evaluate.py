@@ -4,12 +4,19 @@ from typing import NamedTuple
 
 from flows.train import Training
 from pipeline_lib.config import PipelineConfig
-from pipeline_lib.kinds import Audit, Dataset, Evaluation, Ratings, Verdict
+from pipeline_lib.kinds import Audit, Dataset, Evaluation, Model, Ratings, Verdict
 from tasks.curation import format_general, ingest_general
 from tasks.evaluation import audit as audit_model
 from tasks.evaluation import evaluate as evaluate_model
-from tasks.evaluation import evaluate_base, evaluate_general, evaluate_general_base, gate
+from tasks.evaluation import (
+    evaluate_base,
+    evaluate_champion,
+    evaluate_general,
+    evaluate_general_base,
+    gate,
+)
 from tasks.evaluation import human as ask_people
+from tasks.registry import champion_against
 from tasks.wrap import flow
 
 
@@ -18,6 +25,8 @@ class Judgement(NamedTuple):
 
     base: Evaluation
     tuned: Evaluation
+    champion: Evaluation | None
+    """None where no other model is champion."""
     audit: Audit | None
     ratings: Ratings | None
     verdict: Verdict
@@ -25,11 +34,13 @@ class Judgement(NamedTuple):
 
 @flow
 def evaluate(config: PipelineConfig, dataset: Dataset, training: Training) -> Judgement:
-    """The tuned model must beat the one it came from, beyond chance, and keep what it was told."""
+    """The tuned model must beat the one it came from, not lose to the champion, and keep what it knew."""
     assert config.evaluate, "the pipeline ends before this where nothing is to be measured"
     assert training.model, "the pipeline ends before this where nothing was merged"
     base = evaluate_base(config.evaluate, dataset, training.base)
     tuned = evaluate_model(config.evaluate, dataset, training.model)
+    rival = _champion(config, training.model)
+    champion = evaluate_champion(config.evaluate, dataset, rival) if rival else None
     audit = audit_model(config.audit, dataset, training.model, tuned) if config.audit else None
     ratings = ask_people(config.human, base, tuned) if config.human else None
     before, after = None, None
@@ -37,5 +48,10 @@ def evaluate(config: PipelineConfig, dataset: Dataset, training: Training) -> Ju
         general = format_general(config.format, ingest_general(config.general))
         before = evaluate_general_base(config.evaluate, general, training.base)
         after = evaluate_general(config.evaluate, general, training.model)
-    verdict = gate(config.gate, base, tuned, audit, before, after)
-    return Judgement(base, tuned, audit, ratings, verdict)
+    verdict = gate(config.gate, base, tuned, audit, before, after, champion)
+    return Judgement(base, tuned, champion, audit, ratings, verdict)
+
+
+def _champion(config: PipelineConfig, model: Model) -> Model | None:
+    asked = config.gate.champion_p_value is not None and evaluate_champion.foreseen
+    return champion_against(config.register_.model_name, model) if asked else None

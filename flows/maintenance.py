@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from prefect import flow as prefect_flow
 from prefect.artifacts import create_table_artifact
@@ -10,12 +11,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import upkeep
-from flows.call import Call, open_store
+from flows.call import Call, artifact_at, open_store
 from flows.curate import curate
 from flows.run import run_inside
 from flows.serving import run_name, stop_after_crashes
 from flows.watch import Watch
-from pipeline_lib import kinds
 from pipeline_lib.config import PipelineConfig
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.errors import ConfigError, DataError
@@ -28,8 +28,9 @@ from tasks.evaluation import evaluate
 from tasks.registry import find_version, registered_paths
 from tasks.wrap import Flow, flow
 
-SPLIT = "split"
-"""The last stage of curation: what models are trained and measured on."""
+A = TypeVar("A", bound=Artifact)
+SPLIT, TRAIN = "split", "train"
+"""The last stage of curation, whose data models are trained and measured on; and the training."""
 
 
 def reevaluation(champion: Model) -> Flow[[PipelineConfig], None]:
@@ -68,13 +69,10 @@ def reevaluate(config: PipelineConfig) -> State[Any]:
         raise ConfigError("this config measures no models (evaluate: null), so there is nothing to do again")
     store = open_store()
     version = find_version(config.register_.model_name, "champion")
-    champion = artifact_at(store, f"{version.path.split('/')[-2]}/{version.path.split('/')[-1]}")
+    champion = artifact_at(store, "/".join(Path(version.path).parts[-2:]))
     if not isinstance(champion, Model):
-        raise DataError(f"{version.path}: is no whole model that could be measured")
-    own = config.model_copy(update={"name": f"{config.name}-reevaluation"})
-    outcome = run_inside(Call(reevaluation(champion), own, store), Watch())
-    measured = next(step.artifact for step in outcome.steps if isinstance(step.artifact, Evaluation))
-    assert isinstance(measured, Evaluation)
+        raise DataError(f"{version.path}: the registry's champion is no whole model in the store")
+    measured = _outcome(reevaluation(champion), config, "reevaluation", store, Evaluation)
     rows = [{"metric": name, **score} for name, score in measured.scores()["scores"].items()]
     create_table_artifact(
         rows, key="champion", description=f"{version.name} version {version.version} on the data of today."
@@ -92,11 +90,7 @@ def drift(config: PipelineConfig, start: bool = True) -> State[Any]:
     """Compare the data with those of the last run; with ``start`` a run of the pipeline follows a change."""
     stop_after_crashes()
     store = open_store()
-    own = config.model_copy(update={"name": f"{config.name}-drift"})
-    outcome = run_inside(Call(drifting(last_data(store, config.name)), own, store), Watch())
-    verdict = next(step.artifact for step in outcome.steps if isinstance(step.artifact, Verdict))
-    assert isinstance(verdict, Verdict)
-    read = verdict.read()
+    read = _outcome(drifting(last_data(store, config.name)), config, "drift", store, Verdict).read()
     create_table_artifact(read["rules"], key="drift", description="The data of today against the last run's.")
     told = "; ".join(rule["reason"] for rule in read["rules"])
     if read["open"] and start:
@@ -125,20 +119,25 @@ def prune(config: PipelineConfig, dry_run: bool = False) -> State[Any]:
     return Completed(message=list(pruned.lines(dry_run=dry_run))[-1])
 
 
+def _outcome(
+    process: Flow[[PipelineConfig], None], config: PipelineConfig, purpose: str, store: Store, kind: type[A]
+) -> A:
+    """Return what a process is run for, its artifact of ``kind``; its runs have a name of their own."""
+    own = config.model_copy(update={"name": f"{config.name}-{purpose}"})
+    steps = run_inside(Call(process, own, store), Watch()).steps
+    return next(step.artifact for step in steps if isinstance(step.artifact, kind))
+
+
 def last_data(store: Store, pipeline: str) -> Dataset:
-    """Return the data of the newest recorded run of a pipeline that has any; DataError where none has."""
+    """Return the data that a pipeline's newest recorded training learnt from; DataError where there is none.
+
+    A run that read new data and trained nothing, since it failed or was cancelled, is none to compare with:
+    the change would never be trained on.
+    """
     for run in runs_of(store.root, pipeline):
-        there = links(run).get(SPLIT)
-        if there and (there / MANIFEST).exists():
+        used = links(run)
+        there = used.get(SPLIT)
+        if there and TRAIN in used and (there / MANIFEST).exists():
             manifest = Manifest.read(there / MANIFEST)
             return Dataset(there, manifest.digest, manifest.fingerprint)
-    raise DataError(f"no run of {pipeline} has left data to compare with; run the pipeline once")
-
-
-def artifact_at(store: Store, address: str) -> Artifact:
-    """Return the artifact at an address of the store; DataError where it is not there."""
-    manifest = store.manifest_at(address)
-    if manifest is None:
-        raise DataError(f"{address}: not in the store; the registry names it as the champion")
-    kind: type[Artifact] = getattr(kinds, manifest.kind, Artifact)
-    return kind(store.root / address, manifest.digest, manifest.fingerprint)
+    raise DataError(f"no run of {pipeline} has trained on data to compare with; run the pipeline once")

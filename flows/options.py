@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-Config = Annotated[Path, typer.Argument(help="YAML file of the pipeline.", show_default=False)]
+Config = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="YAML file of the pipeline.", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

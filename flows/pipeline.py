@@ -12,7 +12,7 @@ from tasks.wrap import flow
 def pipeline(config: PipelineConfig) -> None:
     """Raw text in, a proven and registered model out."""
     curated = curate(config)
-    training = train(config, curated[-1])
+    training = train(config, curated)
     if config.evaluate is None:
         return
     judgement = evaluate(config, curated[-1], training)

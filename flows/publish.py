@@ -23,15 +23,19 @@ def publish(
         judgement.verdict,
         judgement.audit,
         judgement.ratings,
+        judgement.champion,
     )
     assert training.model, "the pipeline ends before this where nothing was merged"
     return register(
         config.register_,
         training.model,
         training.trained,
+        judgement.base,
         judgement.tuned,
         judgement.verdict,
         page,
         curated,
         judgement.audit,
+        judgement.champion,
+        training.profile,
     )

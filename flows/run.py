@@ -20,7 +20,7 @@ from pipeline_lib.core.plan import Step
 from pipeline_lib.core.runs import forget, new_run, run_with
 from pipeline_lib.core.stage import Recipe
 from pipeline_lib.core.store import link_run, writable
-from pipeline_lib.kinds import Model, Registration, Report, Verdict
+from pipeline_lib.kinds import Model, Profile, Registration, Report, Verdict
 from pipeline_lib.settings import home, settings
 from tasks.wrap import PrefectRunner
 
@@ -200,12 +200,15 @@ def closing_lines(
     """Return where things are, and what to try next."""
     artifacts = {step.name: step.artifact for step in outcome.steps if step.artifact}
     report = next((name for name, artifact in artifacts.items() if isinstance(artifact, Report)), None)
+    data = next((name for name, artifact in artifacts.items() if isinstance(artifact, Profile)), None)
     registered = next(
         (artifact.read() for artifact in artifacts.values() if isinstance(artifact, Registration)), None
     )
     lines = [("run", str(outcome.run))]
     if report:
         lines.append(("report", f"{outcome.run}/{report}/report.html"))
+    if data:
+        lines.append(("data", f"{outcome.run}/{data}/profile.html"))
     if registered:
         aliases = f" ({', '.join(registered['aliases'])})" if registered["aliases"] else ""
         lines.append(("model", f"{registered['name']} version {registered['version']}{aliases}"))
@@ -214,17 +217,25 @@ def closing_lines(
     where = [f"{name:<8}{text}" for name, text in lines]
     if not registered or not any(isinstance(artifact, Model) for artifact in artifacts.values()):
         return where
-    given = " ".join(
-        [shlex.quote(str(config)), *(f"--set {shlex.quote(override)}" for override in overrides)]
-    )
     return [
         *where,
         "",
         "Try next:",
         f"  {'look at the run':<22}{look_at_runs()}",
-        f"  {'talk to the model':<22}{_typed('finetune')} chat {given}",
-        f"  {'change one number':<22}{_typed('finetune')} run {given} --set train.learning_rate=1e-4",
+        f"  {'talk to the model':<22}{_typed('finetune')} chat {_given(config, overrides)}",
+        f"  {'change one number':<22}{_typed('finetune')} run {_given(config, _changed(overrides))}",
     ]
+
+
+def _given(config: Path, overrides: list[str]) -> str:
+    return " ".join([shlex.quote(str(config)), *(f"--set {shlex.quote(override)}" for override in overrides)])
+
+
+def _changed(overrides: list[str]) -> list[str]:
+    """Return the overrides with another learning rate than they have."""
+    key = "train.learning_rate="
+    rate = "2e-4" if f"{key}1e-4" in overrides else "1e-4"
+    return [*(one for one in overrides if not one.startswith(key)), key + rate]
 
 
 def look_at_runs() -> str:

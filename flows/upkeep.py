@@ -1,7 +1,7 @@
 """Upkeep of the store: what nothing refers to is removed, and what is damaged is found.
 
-An artifact is *referred to* by a run's links, by a registered model, or by such an artifact's inputs. Nothing
-that another process holds the lock of is touched.
+An artifact is *referred to* by a run's links, by a registered model, or by such an artifact's inputs; where
+machines share a store, by any machine's runs. Nothing that is being built is touched.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline_lib.core.fingerprint import digest_file
 from pipeline_lib.core.locks import try_hold
 from pipeline_lib.core.manifest import MANIFEST, FileEntry, Manifest, content_digest
 from pipeline_lib.core.progress import track
-from pipeline_lib.core.runs import RUNS, forget, links, pipeline_of, runs_of
+from pipeline_lib.core.runs import RUNS, forget, links, newest_first, pipeline_of, runs_of
 from pipeline_lib.core.store import Store, writable
 
 DAMAGED = ".damaged"
@@ -73,26 +73,46 @@ def prune(
 ) -> Pruned:
     """Remove what no registered model and none of the newest ``keep_runs`` runs (None: all) refers to."""
     pruned = Pruned()
-    old = [] if keep_runs is None else list(_old_runs(store, keep_runs))
-    pruned.runs = [run.name for run in old]
-    kept = [path for run in runs_of(store.root) if run not in old for path in links(run).values()]
+    places, runs = list(store.places()), _runs(store)
+    old = [] if keep_runs is None else list(_old_runs(runs, keep_runs))
+    pruned.runs = sorted({run.name for run in old}, reverse=True)
+    kept = [path for run, uses in runs.items() if run not in old for path in uses]
+    # A machine writes down where its own mirror has a registered model.
+    registered = [here for path in registered for here in (path, store.root.joinpath(*path.parts[-2:]))]
     needed = referred(store, [*kept, *registered])
     with writable(store.root):
         for run in [] if dry_run else old:
-            forget(run)
-        for path in [*_artifacts(store), *_leftovers(store)]:
-            if path.resolve() not in needed:
+            _forget(store, run)
+        for path in [*places, *_leftovers(store)]:
+            if path.is_dir() and path.resolve() not in needed:
                 _remove(store, path, pruned, dry_run=dry_run)
     return pruned
 
 
-def _old_runs(store: Store, keep: int) -> Iterator[Path]:
-    seen: dict[str, int] = {}
-    for run in runs_of(store.root):
-        pipeline = pipeline_of(run)
-        seen[pipeline] = seen.get(pipeline, 0) + 1
-        if seen[pipeline] > keep:
+def _runs(store: Store) -> dict[Path, list[Path]]:
+    """Return what runs used: this machine's by the directory of links, all others' by ``<machine>/<run>``."""
+    own = {run: list(links(run).values()) for run in runs_of(store.root)}
+    shared = {
+        record: [store.root / address for address in addresses]
+        for record, addresses in store.records().items()
+    }
+    return own | shared
+
+
+def _old_runs(runs: Iterable[Path], keep: int) -> Iterator[Path]:
+    seen: dict[str, set[str]] = {}
+    for run in newest_first(runs):
+        names = seen.setdefault(pipeline_of(run), set())
+        names.add(run.name)
+        if len(names) > keep:
             yield run
+
+
+def _forget(store: Store, run: Path) -> None:
+    if run.parent == store.root / RUNS:
+        forget(run)
+    else:
+        store.forgotten(run)
 
 
 def referred(store: Store, paths: Iterable[Path]) -> set[Path]:
@@ -114,12 +134,6 @@ def referred(store: Store, paths: Iterable[Path]) -> set[Path]:
     return found
 
 
-def _artifacts(store: Store) -> Iterator[Path]:
-    stages = sorted(path for path in store.root.glob("[!.]*") if path.is_dir() and path.name != RUNS)
-    for stage in stages:
-        yield from sorted(path for path in stage.iterdir() if path.is_dir())
-
-
 def _leftovers(store: Store) -> Iterator[Path]:
     for name in LEFTOVERS:
         yield from sorted((store.root / name).glob("*"))
@@ -128,6 +142,9 @@ def _leftovers(store: Store) -> Iterator[Path]:
 def _remove(store: Store, path: Path, pruned: Pruned, *, dry_run: bool) -> None:
     with try_hold(_lock_of(store, path)) as ours:
         if not ours:
+            pruned.in_use.append(path)
+            return
+        if not (dry_run or path.parent.name in LEFTOVERS or store.discard(path)):
             pruned.in_use.append(path)
             return
         pruned.directories.append((path, _size(path)))
@@ -149,7 +166,12 @@ def _out_of_sight(store: Store, path: Path, why: str, where: str) -> Path:
 
 
 def _size(path: Path) -> int:
-    return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir() or file.is_symlink())
+    """Return the bytes below ``path``, or what its manifest names where not all of it is on this machine."""
+    here = sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir() or file.is_symlink())
+    try:
+        return max(here, sum(entry.bytes for entry in Manifest.read(path / MANIFEST).files))
+    except StoreError:
+        return here
 
 
 @dataclass(frozen=True)
@@ -159,7 +181,9 @@ class Damage:
     path: Path
     faults: tuple[str, ...]
     moved_to: Path | None = None
-    """Where it was put out of the way, so that the next run builds it again."""
+    """Where it was put out of the way, so that the next run fetches it or builds it again."""
+    withdrawn: bool = False
+    """Whether a damaged copy was taken from the other machines, and this one's put there if it is whole."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +200,7 @@ class Verified:
                 "path": str(one.path),
                 "faults": list(one.faults),
                 "moved_to": str(one.moved_to) if one.moved_to else None,
+                "withdrawn": one.withdrawn,
             }
             for one in self.damaged
         ]
@@ -189,8 +214,10 @@ class Verified:
             if len(one.faults) > MOST_FAULTS:
                 yield f"         and {len(one.faults) - MOST_FAULTS} more"
             if one.moved_to:
-                yield f"         moved to {one.moved_to}; the next run builds it again"
-        left = [one for one in self.damaged if not one.moved_to]
+                yield f"         moved to {one.moved_to}; the next run fetches it or builds it again"
+            if one.withdrawn:
+                yield "         taken out of the shared store, and replaced if this machine has it whole"
+        left = [one for one in self.damaged if not (one.moved_to or one.withdrawn)]
         remedy = "; `finetune verify --repair` puts them out of the way, then run again" if left else ""
         yield (
             f"{len(self.damaged)} of {self.count} artifacts damaged{remedy}"
@@ -200,22 +227,27 @@ class Verified:
 
 
 def verify(store: Store, stage: str | None = None, *, repair: bool = False) -> Verified:
-    """Read every artifact (of one stage) again and hold it against its manifest."""
-    paths = [path for path in _artifacts(store) if stage in (None, path.parent.name)]
+    """Read every artifact (of one stage) again, here and where it is shared, and hold it to its manifest."""
+    paths = list(store.places(stage))
     if stage and not paths:
-        known = sorted({path.parent.name for path in _artifacts(store)})
+        known = sorted({path.parent.name for path in store.places()})
         raise ConfigError(
             f"the store has no artifact of a stage {stage!r}; it has {', '.join(known) or 'none at all'}"
         )
     damaged = []
     for path in track(paths, "verify", len(paths)):
-        if faults := tuple(faults_of(path)):
-            damaged.append(Damage(path, faults, _put_away(store, path) if repair else None))
+        here = tuple(faults_of(store, path)) if path.is_dir() else ()
+        elsewhere = tuple(store.faults(path))
+        if here or elsewhere:
+            moved = _put_away(store, path) if repair and here else None
+            if repair and elsewhere:
+                store.withdraw(path)
+            damaged.append(Damage(path, here + elsewhere, moved, repair and bool(elsewhere)))
     return Verified(len(paths), tuple(damaged))
 
 
-def faults_of(path: Path) -> Iterator[str]:
-    """Yield every way in which the artifact at ``path`` differs from its manifest."""
+def faults_of(store: Store, path: Path) -> Iterator[str]:
+    """Yield every way in which the artifact at ``path`` differs from its manifest on this machine."""
     if not (path / MANIFEST).exists():
         yield f"{MANIFEST}: missing"
         return
@@ -227,7 +259,8 @@ def faults_of(path: Path) -> Iterator[str]:
     if (manifest.stage, manifest.fingerprint) != (path.parent.name, path.name):
         yield f"{MANIFEST}: is that of {manifest.stage}/{manifest.fingerprint[:12]}"
     for entry in manifest.files:
-        yield from _faults_of_file(path, entry)
+        if (path / entry.path).exists() or store.lacks(path, entry):
+            yield from _faults_of_file(path, entry)
     known = {entry.path for entry in manifest.files} | {MANIFEST}
     there = (file.relative_to(path).as_posix() for file in sorted(path.rglob("*")) if file.is_file())
     yield from (f"{name}: not in the manifest" for name in there if name not in known)

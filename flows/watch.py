@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from flows.lines import duration
 from flows.screen import Screen
-from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.progress import Bar
-from pipeline_lib.kinds import Dataset, Registration, Report
+from pipeline_lib.kinds import Dataset, Profile, Registration, Report
+from pipeline_lib.pages.funnel import FunnelRow, funnel
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -54,11 +54,14 @@ class ProgressBar:
         """Begin at nothing; the artifact is made when the work has lasted a while."""
         self._what, self._total, self._note = what, total, ""
         self._done, self._shown = 0.0, time.monotonic()
+        self._first: tuple[float, float] | None = None
         self._id: UUID | None = None
 
     def advance(self, amount: float) -> None:
         """Move on by ``amount`` of the total."""
         self._done += amount
+        # The first move may be over what an earlier try had done.
+        self._first = self._first or (time.monotonic(), self._done)
         self._show()
 
     def total(self, amount: float | None) -> None:
@@ -85,7 +88,7 @@ class ProgressBar:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
         share = min(100.0, 100 * self._done / self._total) if self._total else 0.0
-        words = f"{self._what} {self._note}".strip()
+        words = "  ".join(filter(None, (self._what, self._note, self._left())))
         try:
             if self._id is None:
                 made: Any = create_progress_artifact(share, key=slug(self._what), description=words)
@@ -94,6 +97,14 @@ class ProgressBar:
                 update_progress_artifact(self._id, share, description=words)
         except HTTPError:
             return  # a picture of the work; the work goes on without it
+
+    def _left(self) -> str:
+        """Return how long the rest takes at the pace since the first move, where that is known."""
+        since, began = self._first or (0.0, 0.0)
+        if not self._total or self._done <= began or self._done >= self._total:
+            return ""
+        pace = (time.monotonic() - since) / (self._done - began)
+        return f"{duration(pace * (self._total - self._done)).strip()} left"
 
 
 def slug(text: str) -> str:
@@ -106,19 +117,24 @@ def _plain(line: str) -> str:
 
 
 def leave(outcome: Outcome) -> None:
-    """Leave funnel, report and link of a run beside it in Prefect's UI."""
+    """Leave funnel, profile, report and link of a run beside it in Prefect's UI."""
     from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
     artifacts = {step.name: step.artifact for step in outcome.steps if step.artifact}
-    rows = funnel(artifacts)
+    rows = funnel((name, one.manifest.stats) for name, one in artifacts.items() if isinstance(one, Dataset))
     if rows:
         create_table_artifact(
-            rows, key="funnel", description="Conversations that each stage read, kept and dropped."
+            list(map(_funnel_cells, rows)),
+            key="funnel",
+            description="Conversations that each stage read, kept and dropped.",
         )
     for name, artifact in artifacts.items():
         if isinstance(artifact, Report):
             text = artifact.file("report.md").read_text(encoding="utf-8")
             create_markdown_artifact(text, key=slug(name), description="Report of this run.")
+        if isinstance(artifact, Profile):
+            text = artifact.file("profile.md").read_text(encoding="utf-8")
+            create_markdown_artifact(text, key=slug(name), description="The data before and after curation.")
         if isinstance(artifact, Registration):
             from tasks.registry import run_url
 
@@ -132,23 +148,12 @@ def leave(outcome: Outcome) -> None:
                 )
 
 
-def funnel(artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
-    """Return a row for each dataset of a run: read, kept, dropped, and the most frequent reasons."""
-    rows = []
-    for name, artifact in artifacts.items():
-        stats = artifact.manifest.stats
-        if isinstance(artifact, Dataset) and "kept" in stats:
-            reasons = stats.get("reasons") or {}
-            often = (
-                sorted(reasons.items(), key=lambda item: -item[1])[:3] if isinstance(reasons, dict) else []
-            )
-            rows.append(
-                {
-                    "stage": name,
-                    "read": stats.get("read"),
-                    "kept": stats["kept"],
-                    "dropped": stats.get("dropped"),
-                    "most frequent reasons": ", ".join(f"{reason} {count}" for reason, count in often),
-                }
-            )
-    return rows
+def _funnel_cells(row: FunnelRow) -> dict[str, Any]:
+    """Return a row of the funnel as Prefect shows it, with the most frequent reasons."""
+    return {
+        "stage": row.stage,
+        "read": row.read,
+        "kept": row.kept,
+        "dropped": row.dropped,
+        "most frequent reasons": ", ".join(f"{reason} {count}" for reason, count, _ in row.reasons[:3]),
+    }

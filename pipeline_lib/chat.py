@@ -25,6 +25,7 @@ __all__ = [
     "MARKER_TEMPLATE",
     "Encoded",
     "Piece",
+    "PromptDiffersError",
     "TemplateName",
     "encode",
     "end_tokens",
@@ -34,6 +35,10 @@ __all__ = [
     "set_template",
     "stop_ids",
 ]
+
+
+class PromptDiffersError(DataError):
+    """The template renders a turn that is learnt after another text than it would be generated from."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,8 @@ def pieces(
     """Return the rendered conversation cut at the assistant's turns, which are learnt with their end token.
 
     ``last_only`` learns the last of them alone; the former ones are cut where the template renders them as
-    it did when they were answers. Raises DataError where it does not render a turn that is learnt as an
-    extension of its own prompt: a model trained on such text is asked something else when it is served.
+    it did when they were answers. Raises PromptDiffersError where it does not render a turn that is learnt
+    as an extension of its own prompt: a model trained on such text is asked something else when it is served.
     """
     turns = _answers(messages)
     return _cut(
@@ -133,7 +138,9 @@ def _cut(
     for i in _answers(messages):
         begin, stop = _turn(tokenizer, messages, i, whole, tools)
         if begin < done and i in learnt:
-            raise DataError("the chat template renders another prompt for training than for generation")
+            raise PromptDiffersError(
+                "the chat template renders another prompt for training than for generation"
+            )
         if begin >= done:
             cut += [Piece(whole[done:begin], learn=False), Piece(whole[begin:stop], learn=i in learnt)]
             done = stop

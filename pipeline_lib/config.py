@@ -16,13 +16,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.curation.augment import AugmentConfig
 from pipeline_lib.curation.decontaminate import DecontaminateConfig
 from pipeline_lib.curation.deduplicate import DeduplicateConfig
 from pipeline_lib.curation.drift import DriftConfig
+from pipeline_lib.curation.embed import EmbedConfig
 from pipeline_lib.curation.filter import FilterConfig
 from pipeline_lib.curation.format import FormatConfig
 from pipeline_lib.curation.ingest import IngestConfig
 from pipeline_lib.curation.normalize import NormalizeConfig
+from pipeline_lib.curation.profile import ProfileConfig
+from pipeline_lib.curation.score import ScoreConfig
 from pipeline_lib.curation.scrub import ScrubConfig
 from pipeline_lib.curation.split import SplitConfig
 from pipeline_lib.evaluation.audit import AuditConfig
@@ -54,11 +58,28 @@ class PipelineConfig(BaseModel):
     ingest: IngestConfig = Field(description="Where the data come from.")
     normalize: NormalizeConfig = NormalizeConfig()
     scrub: ScrubConfig = ScrubConfig()
+    augment: AugmentConfig | None = Field(
+        default=None, description="What a model writes after the conversations' example; none leaves it out."
+    )
+    scorer: BaseModelConfig | None = Field(
+        default=None,
+        description="Model that scores conversations, named as base_model is; none leaves `score` out.",
+    )
+    score: ScoreConfig = ScoreConfig()
+    embedder: BaseModelConfig | None = Field(
+        default=None,
+        description="Model whose embeddings tell `deduplicate` which conversations mean the same, named as "
+        "base_model is; none leaves `embed` out.",
+    )
+    embed: EmbedConfig = EmbedConfig()
     deduplicate: DeduplicateConfig = DeduplicateConfig()
     filter: FilterConfig = FilterConfig()
     decontaminate: DecontaminateConfig = DecontaminateConfig()
     format: FormatConfig = FormatConfig()
     split: SplitConfig = SplitConfig()
+    profile: ProfileConfig | None = Field(
+        default=ProfileConfig(), description="The page on the data before and after; none leaves it out."
+    )
     base_model: BaseModelConfig | None = Field(
         default=None, description="What training starts from; none starts from `initialize`."
     )
@@ -113,6 +134,12 @@ class PipelineConfig(BaseModel):
     def _starts_from_something(self) -> PipelineConfig:
         if (self.base_model is None) == (self.initialize is None):
             raise ValueError("name either base_model or initialize: training starts from one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_with_a_tokenizer(self) -> PipelineConfig:
+        if self.filter.counts_tokens and self.base_model is None:
+            raise ValueError("filter's limits in tokens need base_model, whose tokenizer counts them")
         return self
 
     @model_validator(mode="after")

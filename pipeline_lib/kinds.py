@@ -10,6 +10,11 @@ from typing import Any, ClassVar
 from pipeline_lib.core.artifact import Artifact
 
 
+def brings_code(model: str | Path) -> bool:
+    """Return whether a model's directory holds modelling code, which is there only where it was trusted."""
+    return any(Path(model).glob("*.py"))
+
+
 @dataclass(frozen=True)
 class Dataset(Artifact):
     """Conversations as Parquet shards: kept and dropped, or the splits."""
@@ -23,6 +28,16 @@ class Dataset(Artifact):
         import pyarrow.parquet as pq
 
         return sum(pq.read_metadata(shard).num_rows for shard in self.shards(part))
+
+
+@dataclass(frozen=True)
+class Profile(Artifact):
+    """``profile.html``, ``profile.md`` and ``profile.json``: the data before and after curation."""
+
+
+@dataclass(frozen=True)
+class Likeness(Artifact):
+    """Pairs of conversations that mean nearly the same: `pairs.parquet`, places in a Dataset and cosine."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def run_child(module: str, spec: dict[str, Any], work: Path, what: str) -> None:
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=_environment(_count(spec.get("processes"))),
             start_new_session=False,
         )
         try:
@@ -99,10 +99,13 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _command(parallel: str, processes: int | None) -> list[str]:
-    count = processes or settings().processes or (1 if device() == "cpu" else _device_count())
+    count = _count(processes)
     if device() == "cpu" and count > 1:
         # accelerate starts several processes on CPUs by MPI alone; PyTorch's own launcher needs nothing else.
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    if device() == "cpu" and not settings().launch:
+        # The launcher would load torch for seconds to set what ``_environment`` sets.
+        return [sys.executable]
     launch = [
         sys.executable,
         "-m",
@@ -119,6 +122,10 @@ def _command(parallel: str, processes: int | None) -> list[str]:
     if device() == "cpu":
         launch += ["--cpu", "--num_cpu_threads_per_process", str(settings().workers)]
     return launch if "--num_machines" in launch else [*launch, "--num_machines", "1"]
+
+
+def _count(processes: int | None) -> int:
+    return processes or settings().processes or (1 if device() == "cpu" else _device_count())
 
 
 def device() -> str:
@@ -144,17 +151,20 @@ def _device_count() -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
-def _environment() -> dict[str, str]:
+def _environment(processes: int) -> dict[str, str]:
     quiet = {
         "TOKENIZERS_PARALLELISM": "true",
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",
     }
+    threads = max(1, settings().workers // processes)
+    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(threads)}
     root = str(Path(__file__).resolve().parents[1])
     return {
         **os.environ,
         **quiet,
+        **(cpu if device() == "cpu" else {}),
         "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
 

@@ -8,7 +8,8 @@ keeps, with ``reason`` and ``detail``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,23 @@ def text_of(
             if take:
                 parts[parent] += filter(None, found)
     return ["\n\n".join(part) for part in parts]
+
+
+def noted(batch: pa.RecordBatch, facts: Sequence[Mapping[str, object]]) -> pa.RecordBatch:
+    """Return the batch with a row's facts in its metadata; a source's own column of such a name stands aside.
+
+    It is then called ``column.<name>``.
+    """
+    before = batch.column("metadata").to_pylist()
+    texts = [_with_facts(text, told) if told else text for text, told in zip(before, facts, strict=True)]
+    place = batch.schema.get_field_index("metadata")
+    return batch.set_column(place, SCHEMA.field("metadata"), pa.array(texts, pa.string()))
+
+
+def _with_facts(metadata: str | None, facts: Mapping[str, object]) -> str:
+    given: dict[str, object] = json.loads(metadata or "{}")
+    aside = {f"column.{name}" if name in facts else name: value for name, value in given.items()}
+    return json.dumps({**aside, **facts}, ensure_ascii=False)
 
 
 def map_contents(batch: pa.RecordBatch, change: Callable[[str], str]) -> tuple[pa.RecordBatch, int]:

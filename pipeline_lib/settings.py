@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Engine = Literal["local", "ray"]
@@ -47,6 +47,18 @@ class Settings(BaseSettings):
         description="Further arguments of `accelerate launch`, such as --num_machines 2 --machine_rank 0 "
         "--main_process_ip HOST.",
     )
+    endpoint_url: str | None = Field(
+        default=None,
+        description="OpenAI-compatible endpoint that `augment` asks, such as http://localhost:8000/v1.",
+    )
+    endpoint_key: SecretStr | None = Field(
+        default=None, description="The endpoint's key, sent as a bearer token."
+    )
+    endpoint_parallel: int = Field(default=8, ge=1, description="Requests that are under way at a time.")
+    endpoint_requests_per_minute: float | None = Field(
+        default=None, gt=0, description="Requests that begin in a minute at most; none sets no limit."
+    )
+    endpoint_timeout: float = Field(default=120.0, gt=0, description="Seconds that a reply may take.")
     mlflow_tracking_uri: str = Field(
         default="sqlite:///.finetune/mlflow.db",
         validation_alias="MLFLOW_TRACKING_URI",

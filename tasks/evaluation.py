@@ -8,6 +8,7 @@ from tasks.wrap import as_task
 
 evaluate_base = as_task(_evaluate.evaluate, name="evaluate_base", retries=1, tags=("gpu",))
 evaluate = as_task(_evaluate.evaluate, retries=1, tags=("gpu",))
+evaluate_champion = as_task(_evaluate.evaluate, name="evaluate_champion", retries=1, tags=("gpu",))
 audit = as_task(_audit.audit, retries=1, tags=("gpu",))
 evaluate_general_base = as_task(_evaluate.evaluate, name="evaluate_general_base", retries=1, tags=("gpu",))
 evaluate_general = as_task(_evaluate.evaluate, name="evaluate_general", retries=1, tags=("gpu",))

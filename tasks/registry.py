@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline_lib.core.artifact import Artifact
+from pipeline_lib.core.plan import current_runner
+from pipeline_lib.kinds import Model
+from pipeline_lib.publishing.champion import rival
 from pipeline_lib.publishing.connection import SQLITE, connected, tracking_uri, without_credentials
 from pipeline_lib.publishing.registry import VersionRow, promote, rollback, versions
 
 __all__ = [
     "VersionRow",
+    "champion_against",
     "find_version",
     "log_run",
     "promote",
@@ -32,6 +36,17 @@ def registry_exists() -> bool:
 def registered_paths() -> list[Path]:
     """Return the directories of all registered models in the store."""
     return [Path(row.path) for row in versions() if row.path] if registry_exists() else []
+
+
+def champion_against(name: str, model: Model) -> Model | None:
+    """Return the champion that ``model`` is held against, in the run's store, there or not; None without.
+
+    A model that is yet to be built is held against the champion there is.
+    """
+    found = rival(name, model.digest)
+    if found is None:
+        return None
+    return Model(current_runner().store.root / found.address, found.digest, found.address.partition("/")[2])
 
 
 def find_version(name: str, alias: str | None) -> VersionRow:

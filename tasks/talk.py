@@ -1,5 +1,5 @@
 """A model to talk to, for the command."""
 
-from pipeline_lib.evaluation.talk import Talker, load
+from pipeline_lib.evaluation.talk import BASE, Talker, load, load_adapters
 
-__all__ = ["Talker", "load"]
+__all__ = ["BASE", "Talker", "load", "load_adapters"]

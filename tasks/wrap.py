@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.errors import ConfigError, DataError, StoreError
+from pipeline_lib.core.interrupts import spared
 from pipeline_lib.core.plan import Done, Step, Use, code_notice, current_runner, running
+from pipeline_lib.core.progress import mention
+from pipeline_lib.core.provenance import shown_at
 from pipeline_lib.core.stage import Recipe, Stage
 from pipeline_lib.core.store import Materialized, Store
-from pipeline_lib.settings import home
+from pipeline_lib.settings import home, settings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -45,6 +48,12 @@ class Task(Generic[P, A]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
         """Return the artifact, found or built by the runner in charge."""
         return current_runner().step(self.use, self.stage.recipe(*args, **kwargs))
+
+    @property
+    def foreseen(self) -> bool:
+        """Whether the run knew of this use when it began; what appears meanwhile waits for the next run."""
+        runner = current_runner()
+        return not isinstance(runner, PrefectRunner) or self.use.name in runner.names
 
 
 def as_task(
@@ -114,6 +123,7 @@ class PrefectRunner:
         result: list[Materialized[A]] = []
 
         def materialize() -> State[Any]:
+            shown_at.set(_flow_run_url())
             result[:] = [self.store.materialize(recipe, force=use.name in self.force)]
             done = result[0]
             state = "Built" if done.built else "Cached"
@@ -135,14 +145,25 @@ class PrefectRunner:
         return result[0]
 
 
+def _flow_run_url() -> str | None:
+    """Return where a browser shows the flow run that is going on; None on a temporary server."""
+    from prefect.runtime import flow_run
+
+    url: str | None = flow_run.ui_url if settings().prefect_api_url else None
+    return url
+
+
 def _delays(seconds: float | tuple[float, ...]) -> float | list[float]:
     return list(seconds) if isinstance(seconds, tuple) else seconds
 
 
 def _may_pass(task: Any, run: Any, state: Any) -> bool:
-    """Return whether another try may do better: not where config, data or store are at fault."""
+    """Return whether another try may do better, and say so: not where config, data or store are at fault."""
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, ConfigError | DataError | StoreError)
+    again = not isinstance(error, ConfigError | DataError | StoreError)
+    if again:
+        mention(f"{task.name} is tried again: {error}")
+    return again
 
 
 @dataclass(frozen=True)
@@ -177,6 +198,8 @@ class Flow(Generic[P, T]):
         with prefect_environment():
             from prefect import flow as prefect_flow
 
+            _start_temporary_server()
+
             def body() -> None:
                 self.run_inside(runner, *args, **kwargs)
 
@@ -188,6 +211,19 @@ class Flow(Generic[P, T]):
                 persist_result=False,
             )(body)
             wrapped()
+
+
+def _start_temporary_server() -> None:
+    """Start Prefect's temporary server, where no other is named, deaf to Ctrl-C.
+
+    It is to hear how an interrupted run ended, says nothing of its own about it, and ends with this process.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        with spared():
+            SubprocessASGIServer().start()
 
 
 def flow(function: Callable[P, T]) -> Flow[P, T]:

@@ -141,6 +141,66 @@ class MirroredStore(Store):
         record = {use: artifact.address for use, artifact in sorted(artifacts.items())}
         self.remote.write(f"{RUNS}/{platform.node()}/{run}.json", json.dumps(record, indent=1).encode())
 
+    def records(self) -> dict[Path, list[str]]:
+        """Return the addresses that runs of all machines used, by ``<machine>/<run>``."""
+        found = {}
+        for machine in self.remote.names(RUNS):
+            for name in self.remote.names(f"{RUNS}/{machine}"):
+                data = self.remote.read(f"{RUNS}/{machine}/{name}")
+                found[Path(machine, name.removesuffix(".json"))] = list(json.loads(data or b"{}").values())
+        return found
+
+    def forgotten(self, record: Path) -> None:
+        """Remove the record of a run from the remote."""
+        self.remote.remove(f"{RUNS}/{record}.json")
+
+    def places(self, stage: str | None = None) -> Iterator[Path]:
+        """Yield the place of every artifact in mirror or remote, or of one stage's; it may be empty."""
+        elsewhere: set[Path] = set()
+        for name in [stage] if stage else self.remote.names():
+            if name != RUNS and not name.startswith("."):
+                self._know_all(name)
+                elsewhere |= {self.root / name / fingerprint for fingerprint in self.remote.names(name)}
+        yield from sorted(elsewhere.union(super().places(stage)))
+
+    def lacks(self, place: Path, entry: FileEntry) -> bool:
+        """Return whether a file of an artifact is neither here nor named by the remote's manifest."""
+        return super().lacks(place, entry) and self._remote(place) is None
+
+    def faults(self, place: Path) -> Iterator[str]:
+        """Yield what is wrong with the remote's copy, having read every byte of it."""
+        key = f"{_address(place)}/{MANIFEST}"
+        data = self.remote.read(key)
+        manifest = _parse(data, place) if data else None
+        if data and manifest is None:
+            yield f"{self.remote.url}/{key}: unreadable"
+        if manifest is None:
+            return
+        for entry in manifest.files:
+            key = self._key(place, manifest, entry)
+            digest = self.remote.digest(key)
+            if digest != entry.sha256:
+                yield f"{self.remote.url}/{key}: {'its bytes have changed' if digest else 'missing'}"
+
+    def withdraw(self, place: Path) -> None:
+        """Take a damaged copy out of the remote: pushed again where it is whole here, else forgotten."""
+        self.remote.remove(f"{_address(place)}/{MANIFEST}")
+        manifest = self._local(place)
+        if manifest and not _missing(place, manifest):
+            self._will_push(place)
+            self._finish_push(place)
+        else:
+            self._put_aside(place)
+
+    def discard(self, place: Path) -> bool:
+        """Remove an artifact from the remote, unless another machine is about to build it."""
+        if self.remote.read(f".leases/{place.parent.name}-{place.name}.json"):
+            return False
+        self.remote.remove(f"{_address(place)}/{MANIFEST}")
+        self.remote.remove_all(_address(place))
+        self._mark(".unpushed", place).unlink(missing_ok=True)
+        return True
+
     @contextmanager
     def alone(self, recipe: Recipe[Any]) -> Iterator[None]:
         """Be the only builder of ``recipe``: on this machine by a lock, among machines by a lease."""
@@ -156,12 +216,15 @@ class MirroredStore(Store):
         return super()._build(recipe)
 
     def _publish(self, scratch: Path, place: Path) -> Path:
-        mark = self._mark(".unpushed", place)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        self._will_push(place)
         super()._publish(scratch, place)
         self._push(place)
         return place
+
+    def _will_push(self, place: Path) -> None:
+        mark = self._mark(".unpushed", place)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
 
     def _finish_push(self, place: Path) -> None:
         """Push an artifact whose push was cut short; wait for one that is under way."""
@@ -217,8 +280,12 @@ class MirroredStore(Store):
         mark = self._mark(".refused", place)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(_edition(manifest), encoding="utf-8")
+        self._put_aside(place)
+
+    def _put_aside(self, place: Path) -> None:
         aside = self.root / ".scratch" / f"refused-{uuid.uuid4().hex}"
         if place.exists():
+            aside.parent.mkdir(parents=True, exist_ok=True)
             place.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
 

@@ -41,6 +41,8 @@ class Use:
 class Runner(Protocol):
     """What a task hands its recipe to: a planner, or something that builds."""
 
+    store: Store
+
     def step(self, use: Use, recipe: Recipe[A]) -> A:
         """Return the artifact of ``recipe`` for this use of the stage."""
 
@@ -129,11 +131,7 @@ class Planner:
         except (DataError, ServiceError) as error:
             self.steps.append(Step(name, recipe.stage.name, "build", str(error), error=error))
             return _pending(name, recipe)
-        if pending:
-            first = next(step.name for step in self.steps if step.name in pending)
-            self.steps.append(Step(name, recipe.stage.name, "waits", f"depends on {first}"))
-            return _pending(name, recipe)
-        found = self.store.find(recipe)
+        found = None if pending else self.store.find(recipe)
         if found and name not in self.force:
             notice = code_notice(recipe, found)
             self.steps.append(
@@ -147,9 +145,29 @@ class Planner:
                 )
             )
             return found
+        if lacking := self._lacking(name, recipe):
+            self.steps.append(Step(name, recipe.stage.name, "build", str(lacking), error=lacking))
+            return _pending(name, recipe)
+        if pending:
+            first = next(step.name for step in self.steps if step.name in pending)
+            self.steps.append(Step(name, recipe.stage.name, "waits", f"depends on {first}"))
+            return _pending(name, recipe)
         reason = "forced" if found else self.reason(name, recipe)
         self.steps.append(Step(name, recipe.stage.name, "build", reason, fingerprint=recipe.fingerprint))
         return _pending(name, recipe)
+
+    def _lacking(self, name: str, recipe: Recipe[Any]) -> StoreError | None:
+        """Return the error of an input that a process takes from elsewhere and the store no longer has."""
+        for artifact in recipe.artifacts.values():
+            if artifact.digest == PENDING:
+                continue
+            manifest = self.store.manifest_at(artifact.address)
+            if manifest is None or manifest.digest != artifact.digest:
+                state = "is not in the store" if manifest is None else "is not what it was"
+                return StoreError(
+                    f"{name} needs {artifact.address}, which {state}; run again what made it, or name another"
+                )
+        return None
 
     def reason(self, name: str, recipe: Recipe[Any]) -> str:
         """Return why the store has no artifact for ``recipe``, in the field's words."""

@@ -7,6 +7,7 @@ import platform
 import socket
 import subprocess
 import sys
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,9 @@ PACKAGES = (
     "mlflow",
     "prefect",
 )
+
+shown_at: ContextVar[str | None] = ContextVar("shown_at", default=None)
+"""Where a browser shows the orchestrator's run that is building; None where nothing shows it."""
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ are the file system's own affair: environment or its config files (``AWS_…``, 
 from __future__ import annotations
 
 import errno
+import hashlib
 import random
 import time
 from collections.abc import Callable
@@ -112,6 +113,28 @@ class Remote:
     def pull(self, key: str, file: Path) -> None:
         """Download to a local file; FileNotFoundError where there is nothing under ``key``."""
         self._tried(key, lambda: self.fs.get_file(self._path(key), str(file)))
+
+    def digest(self, key: str) -> str | None:
+        """Return the sha256 (hex) of an object, read in pieces; None where there is none."""
+        try:
+            return self._tried(key, lambda: self._digest(key))
+        except FileNotFoundError:
+            return None
+
+    def _digest(self, key: str) -> str:
+        with self.fs.open(self._path(key), "rb") as data:
+            return hashlib.file_digest(data, "sha256").hexdigest()
+
+    def remove_all(self, key: str) -> None:
+        """Remove every object below ``key``; none is fine."""
+        try:
+            self._tried(key, lambda: self._remove_all(key))
+        except FileNotFoundError:
+            return
+
+    def _remove_all(self, key: str) -> None:
+        self.fs.invalidate_cache()
+        self.fs.rm(self._path(key), recursive=True)
 
     def names(self, key: str = "") -> list[str]:
         """Return the names right below ``key``, sorted; none where there is nothing."""

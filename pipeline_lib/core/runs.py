@@ -33,11 +33,17 @@ def new_run(root: Path, pipeline: str) -> str:
 
 def runs_of(root: Path, pipeline: str | None = None) -> list[Path]:
     """Return the recorded runs of one pipeline, or of all, newest first."""
-    pattern = re.compile(rf"{re.escape(pipeline) if pipeline else '.+'}-({_TIME})")
-    found = [(match[1], path) for path in _entries(root / RUNS) if (match := pattern.fullmatch(path.name))]
-    return [
-        path for _, path in sorted(found, key=lambda entry: (_moment(entry[0]), entry[1].name), reverse=True)
-    ]
+    pattern = re.compile(rf"{re.escape(pipeline) if pipeline else '.+'}-{_TIME}")
+    return newest_first([path for path in _entries(root / RUNS) if pattern.fullmatch(path.name)])
+
+
+def newest_first(runs: Iterable[Path]) -> list[Path]:
+    """Return runs by the time in their names, the newest first."""
+
+    def started(run: Path) -> tuple[tuple[str, int], str]:
+        return _moment(run.name.removeprefix(f"{pipeline_of(run)}-")), run.name
+
+    return sorted(runs, key=started, reverse=True)
 
 
 def pipeline_of(run: Path) -> str:

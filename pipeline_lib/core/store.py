@@ -28,6 +28,7 @@ from pipeline_lib.core.fingerprint import canonical, fingerprint
 from pipeline_lib.core.locks import hold
 from pipeline_lib.core.manifest import (
     MANIFEST,
+    FileEntry,
     InputRef,
     Manifest,
     Provenance,
@@ -104,6 +105,34 @@ class Store:
 
     def recorded(self, run: str, artifacts: Mapping[str, Artifact]) -> None:
         """Share the record of a run with other machines; here its links are all there is."""
+
+    def records(self) -> dict[Path, list[str]]:
+        """Return the addresses that runs of all machines used, by ``<machine>/<run>``; here links say it."""
+        return {}
+
+    def forgotten(self, record: Path) -> None:
+        """Take the record of a run back; here there is none."""
+
+    def places(self, stage: str | None = None) -> Iterator[Path]:
+        """Yield the directory of every artifact, or of one stage's, whole or damaged, in path order."""
+        for path in sorted(self.root.glob(f"{stage or '[!.]*'}/*")):
+            if path.is_dir() and path.parent.name != "runs":
+                yield path
+
+    def lacks(self, place: Path, entry: FileEntry) -> bool:
+        """Return whether a file of an artifact is nowhere; a mirror may have it elsewhere."""
+        return not (place / entry.path).exists()
+
+    def faults(self, place: Path) -> Iterator[str]:
+        """Yield what is wrong with the copy that other machines read; here there is none."""
+        yield from ()
+
+    def withdraw(self, place: Path) -> None:
+        """Take a damaged copy away from other machines; here there is none."""
+
+    def discard(self, place: Path) -> bool:
+        """Remove what other machines see of an artifact, and say whether nobody is about to build it."""
+        return True
 
     def _build(self, recipe: Recipe[A]) -> A:
         name = f"{recipe.stage.name}-{recipe.fingerprint}"

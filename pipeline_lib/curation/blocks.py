@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ import pyarrow.compute as pc
 
 from pipeline_lib import records
 from pipeline_lib.core.artifact import Artifact
+from pipeline_lib.core.interrupts import spared
 from pipeline_lib.core.output import Output
 from pipeline_lib.curation.kept_blocks import KeptBlocks
 from pipeline_lib.kinds import Dataset
@@ -204,6 +206,8 @@ class _Processes:
             # Forked from a server without the threads that Prefect and Arrow run here, its imports done.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([__name__, *_ENGINES])
+            with spared():
+                forkserver.ensure_running()
             self.pool = ProcessPoolExecutor(self.workers, context, _remember, (self.judge,))
         return self.pool.submit(_judge_here, block).result
 

@@ -22,7 +22,7 @@ from pipeline_lib.core.errors import ConfigError, DataError
 from pipeline_lib.core.progress import track
 from pipeline_lib.curation import shapes
 from pipeline_lib.curation.fates import parts_of
-from pipeline_lib.curation.format import split_input
+from pipeline_lib.curation.format import SAID, split_input
 from pipeline_lib.kinds import Dataset
 
 Row = dict[str, Any]
@@ -129,7 +129,10 @@ def _kind_of(row: Mapping[str, Any]) -> str:
 
 
 def row_of(conversation: Mapping[str, Any], form: Form) -> Row:
-    """Return a conversation of the store as a row of a format; UnfitError where the format cannot hold it."""
+    """Return a conversation of the store as a row of a format; UnfitError where the format cannot hold it.
+
+    What `format` put under Alpaca's prompt or a template is written as it was before.
+    """
     messages = conversation["messages"] or []
     if not messages:
         raise UnfitError("no messages")
@@ -140,6 +143,8 @@ def row_of(conversation: Mapping[str, Any], form: Form) -> Row:
     metadata = orjson.loads(conversation.get("metadata") or "{}")
     given = {key: value for key, value in metadata.items() if key not in _PLACES}
     given |= {key: conversation[key] for key in ("reason", "detail") if conversation.get(key)}
+    # As it was before a prompt was put around it.
+    messages = given.pop(SAID, messages)
     row = _ROWS[form](conversation, messages, given)
     if conversation.get("label") is not None:
         row["label"] = conversation["label"]

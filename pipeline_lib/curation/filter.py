@@ -3,20 +3,22 @@
 A rule's name is the reason and its evidence (value and bound) the detail; the first rule that fires
 decides, in the order of ``TALK_RULES`` and ``TURN_RULES`` in ``quality.instruct`` and then
 ``FAMILIES`` in ``quality.web``. Neighbours: ``quality.limits`` has the thresholds and presets;
-``deduplicate`` comes before, ``decontaminate`` after.
+``deduplicate`` comes before, ``decontaminate`` after. Limits in tokens need the model whose tokenizer counts.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
 from pipeline_lib.curation.quality.limits import PRESETS, InstructLimits, Preset, WebLimits
-from pipeline_lib.kinds import Dataset
+from pipeline_lib.kinds import Dataset, Model
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,16 +40,20 @@ class FilterConfig(InstructLimits, WebLimits):
 
 
 @stage(produces=Dataset, version=1)
-def filter(out: Output, config: FilterConfig, conversations: Dataset) -> None:
+def filter(out: Output, config: FilterConfig, conversations: Dataset, tokenizer: Model | None = None) -> None:
     """Keep the conversations that no quality rule drops."""
     from pipeline_lib.curation.blocks import sift
 
-    for _ in sift(out, conversations, partial(_judged, config)):
+    if config.counts_tokens and tokenizer is None:
+        raise ConfigError("filter: limits in tokens need base_model, whose tokenizer counts them")
+    judge = partial(_judged, config, tokenizer.path if tokenizer else None)
+    for _ in sift(out, conversations, judge, beside=tokenizer):
         pass
 
 
-def _judged(config: FilterConfig, block: pa.RecordBatch) -> Outcome:
+def _judged(config: FilterConfig, model: Path | None, block: pa.RecordBatch) -> Outcome:
     from pipeline_lib.curation.blocks import Outcome
+    from pipeline_lib.curation.quality.lengths import token_counts
     from pipeline_lib.curation.quality.verdicts import verdicts
 
-    return Outcome(block, verdicts(block, config, config))
+    return Outcome(block, verdicts(block, config, config, partial(token_counts, model) if model else None))

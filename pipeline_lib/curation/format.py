@@ -1,4 +1,8 @@
-"""Format: conversations in the form that training reads, chat messages or Alpaca prompts."""
+"""Format: conversations in the form that training reads: chat messages, Alpaca's prompts, or any template.
+
+A message that was put under a prompt is kept as it was in the metadata (``SAID``), so that ``export_data``
+gives back what was read whatever the template made of it.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
+from pipeline_lib.curation.prompt_template import TemplateRefusedError, names_in, rendered
 from pipeline_lib.kinds import Dataset
 
 if TYPE_CHECKING:
@@ -31,11 +36,22 @@ ALPACA = (
 )
 
 
+SAID = "format.messages"
+"""Metadata key of the messages as they were before they were put under a prompt."""
+
+
 class FormatConfig(StageConfig):
     """The form of the conversations that training reads."""
 
-    style: Literal["chat", "alpaca"] = Field(
-        default="chat", description="Chat messages as they are, or Alpaca's prompt in the user's message."
+    style: Literal["chat", "alpaca", "template"] = Field(
+        default="chat",
+        description="Chat messages as they are, Alpaca's prompt in the user's message, or a prompt made by "
+        "`template` of all that stands before the answer.",
+    )
+    template: str | None = Field(
+        default=None,
+        description="Jinja for the prompt, with style template; it may name instruction, input, system, "
+        "messages (those before the answer: role and content) and metadata.",
     )
     system: str | None = Field(default=None, description="System message for conversations that have none.")
     plain_text: Literal["drop", "keep"] = Field(
@@ -44,8 +60,16 @@ class FormatConfig(StageConfig):
         "modelling.",
     )
 
+    @model_validator(mode="after")
+    def _template_goes_with_its_style(self) -> FormatConfig:
+        if (self.style == "template") != (self.template is not None):
+            raise ValueError("template and style: template go together; give both or neither")
+        if self.template is not None:
+            names_in(self.template)
+        return self
 
-@stage(produces=Dataset, version=1)
+
+@stage(produces=Dataset, version=2)
 def format(out: Output, config: FormatConfig, conversations: Dataset) -> None:
     """Every conversation in the configured form, plain texts kept or dropped with the reason."""
     from pipeline_lib.curation.blocks import sift
@@ -55,11 +79,18 @@ def format(out: Output, config: FormatConfig, conversations: Dataset) -> None:
 
 
 def _judged(config: FormatConfig, block: pa.RecordBatch) -> Outcome:
+    from pipeline_lib import records
     from pipeline_lib.curation.blocks import Outcome
 
     rows = block.to_pylist()
     verdicts = [_verdict(row, config) for row in rows]
-    return Outcome(_formatted(rows, config), verdicts)
+    for place, row in enumerate(rows):
+        if row["messages"] and row["messages"][0]["role"] != "text":
+            try:
+                rows[place] = _formatted(row, config) if verdicts[place] is None else row
+            except TemplateRefusedError as error:
+                verdicts[place] = ("template_refused", str(error))
+    return Outcome(records.from_rows(rows), verdicts)
 
 
 def _verdict(row: dict[str, Any], config: FormatConfig) -> tuple[str, str] | None:
@@ -69,23 +100,57 @@ def _verdict(row: dict[str, Any], config: FormatConfig) -> tuple[str, str] | Non
             None if config.plain_text == "keep" else ("plain_text", "a plain text has no question and answer")
         )
     turns = roles[1:] if roles[:1] == ["system"] else roles
-    if config.style == "alpaca" and turns != (["user"] if row["chosen"] else ["user", "assistant"]):
+    one_turn = turns == (["user"] if row["chosen"] else ["user", "assistant"])
+    if config.style == "alpaca" and not one_turn:
         return "not_alpaca", f"Alpaca holds one question and one answer, not {' '.join(roles)}"
+    if config.template is not None and not one_turn:
+        if "messages" not in names_in(config.template):
+            return "several_turns", f"the template names no messages, there are {' '.join(roles)}"
+        if not row["chosen"] and roles[-1:] != ["assistant"]:
+            return "no_answer", f"there is no answer at the end of {' '.join(roles)}"
     return None
 
 
-def _formatted(rows: list[dict[str, Any]], config: FormatConfig) -> pa.RecordBatch:
+def _formatted(row: dict[str, Any], config: FormatConfig) -> dict[str, Any]:
+    """Return a conversation in the configured form; TemplateRefusedError where the template does not fit."""
     from pipeline_lib import records
 
-    for row in rows:
-        if not row["messages"] or row["messages"][0]["role"] == "text":
-            continue
-        if config.system and row["messages"][0]["role"] != "system":
-            row["messages"] = [records.message("system", config.system), *row["messages"]]
-        if config.style == "alpaca":
-            given = _input(row)
-            row["messages"] = [_alpaca(m, given) if m["role"] == "user" else m for m in row["messages"]]
-    return records.from_rows(rows)
+    if config.system and row["messages"][0]["role"] != "system":
+        row = {**row, "messages": [records.message("system", config.system), *row["messages"]]}
+    if config.style == "chat":
+        return row
+    if config.template is None:
+        given = _input(row)
+        made = [_alpaca(m, given) if m["role"] == "user" else m for m in row["messages"]]
+    else:
+        made = _templated(row, config.template)
+    return {**row, "messages": made, "metadata": _with_what_was_said(row)}
+
+
+def _templated(row: dict[str, Any], template: str) -> list[dict[str, Any]]:
+    """Return one prompt made of all before the answer, and the answer, where the row has no pair of them."""
+    from pipeline_lib import records
+
+    before = row["messages"] if row["chosen"] else row["messages"][:-1]
+    system = before[0] if before[0]["role"] == "system" else None
+    asked = [str(message["content"] or "") for message in before if message["role"] == "user"]
+    instruction, given = split_input(asked[-1] if asked else "", _input(row))
+    fields = {
+        "instruction": instruction,
+        "input": given,
+        "system": str(system["content"] or "") if system else "",
+        "messages": [{**message, "content": message["content"] or ""} for message in before],
+        "metadata": json.loads(row["metadata"] or "{}"),
+    }
+    # A system message that the template leaves out is not lost: it stays where it is.
+    apart = [system] if system and not names_in(template) & {"system", "messages"} else []
+    return [*apart, records.message("user", rendered(template, fields)), *row["messages"][len(before) :]]
+
+
+def _with_what_was_said(row: dict[str, Any]) -> str:
+    """Return the metadata with the messages as they are now, without the fields that they leave empty."""
+    said = [{key: value for key, value in m.items() if value is not None} for m in row["messages"]]
+    return json.dumps({**json.loads(row["metadata"] or "{}"), SAID: said}, ensure_ascii=False)
 
 
 def _alpaca(message: dict[str, Any], given: object) -> dict[str, Any]:

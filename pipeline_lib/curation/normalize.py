@@ -48,6 +48,11 @@ class NormalizeConfig(StageConfig):
         default="trim",
         description="A last message that nobody answers: taken off, or the conversation dropped.",
     )
+    language: bool = Field(
+        default=False,
+        description="Write the language of each conversation (ISO 639-1, by py3langid, offline) into its "
+        "metadata, for split.stratify and the like; nothing where too few letters tell it.",
+    )
 
 
 @stage(produces=Dataset, version=1)
@@ -67,7 +72,18 @@ def _normalized(config: NormalizeConfig, block: pa.RecordBatch) -> Outcome:
 
     texts, changed = records.map_contents(block, text_normalizer(fix_encoding=config.fix_encoding))
     batch, verdicts, turned = regular_turns(texts, config)
+    if config.language:
+        batch = _with_languages(batch)
     return Outcome(batch, verdicts, {"texts_changed": changed, "turns_changed": turned})
+
+
+def _with_languages(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the batch with `language` in the metadata of what has one."""
+    from pipeline_lib import records
+    from pipeline_lib.curation.languages import language_of
+
+    found = [language_of(text) for text in records.text_of(batch, columns=("messages", "chosen"))]
+    return records.noted(batch, [{"language": language} if language else {} for language in found])
 
 
 def text_normalizer(*, fix_encoding: bool) -> Callable[[str], str]:

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -33,6 +34,7 @@ from pipeline_lib.curation.rows import (
     table,
     texts,
 )
+from pipeline_lib.curation.unpacked import BombError, bounded
 from pipeline_lib.curation.zstd_stream import open_zstd
 
 _HEAD = 1 << 16
@@ -95,12 +97,14 @@ def identify(open_file: Callable[[], BinaryIO], name: str, recognise: Recognise)
         kind = _kind(head, extension, name)
         if kind in _WHOLE:
             _check_whole(open_file, Container(kind, compression))
+        if kind == "json":
+            kind = _json_kind(open_file, compression, recognise)
+    except BombError as error:
+        raise DataError(f"{name}: {error}") from error
     except unreadable as error:
         raise DataError(
             f"{name}: cannot be opened ({said(error)}); check the file, or take it out of the source"
         ) from error
-    if kind == "json":
-        kind = _json_kind(open_file, compression, recognise)
     return Container(kind, compression)
 
 
@@ -117,7 +121,7 @@ def read(open_file: Callable[[], BinaryIO], name: str, container: Container) -> 
                 yield row
     except _damage() as error:
         yield Row(place + 1, None, f"the file breaks off or is damaged here ({said(error)})")
-    except DataError as error:
+    except (DataError, BombError) as error:
         raise DataError(f"{name}: {error}") from error
     except OSError as error:
         where = f"{name}: cannot be read after row {place}"
@@ -183,9 +187,9 @@ def _parsed(line: bytes | None) -> Any:
 
 def _plain(raw: BinaryIO, compression: str) -> BinaryIO:
     if compression == "gz":
-        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+        return bounded(gzip.GzipFile(fileobj=raw), raw)
     if compression == "zst":
-        return open_zstd(raw)
+        return bounded(open_zstd(raw), raw)
     return raw
 
 
@@ -194,10 +198,12 @@ def _unpacked(raw: BinaryIO, container: Container) -> BinaryIO:
     stream = _plain(raw, container.compression)
     if container.kind not in _WHOLE or not container.compression:
         return stream
-    spool: Any = tempfile.SpooledTemporaryFile(_SPOOL)  # noqa: SIM115 - the caller closes it
-    with stream:
-        shutil.copyfileobj(stream, spool)
-    spool.seek(0)
+    with ExitStack() as closing:
+        spool: Any = closing.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
+        with stream:
+            shutil.copyfileobj(stream, spool)
+        spool.seek(0)
+        closing.pop_all()  # the caller closes it
     return spool  # type: ignore[no-any-return]
 
 

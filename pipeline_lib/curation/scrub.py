@@ -7,16 +7,19 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.output import Output
+from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import stage
 from pipeline_lib.curation.json_texts import texts_in, with_texts
 from pipeline_lib.kinds import Dataset
 from pipeline_lib.personal_data.kinds import ALL, Kind
+from pipeline_lib.settings import home
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,21 +43,52 @@ class ScrubConfig(StageConfig):
         description="Put `<EMAIL_1>` in its place, put an invented value in its place (needs Faker), or "
         "drop the conversation.",
     )
-    names: Literal["none", "presidio"] = Field(
+    names: Literal["none", "presidio", "gliner"] = Field(
         default="none",
-        description="Find names of persons, places and organisations by a model too: that of "
-        "presidio-analyzer, which must be installed.",
+        description="Find names of persons, places and organisations by a model too: one of spaCy through "
+        "presidio-analyzer, or one of GLiNER; the package must be installed.",
+    )
+    names_model: str | None = Field(
+        default=None,
+        description="Which model: a directory, an installed spaCy package (none takes Presidio's own for "
+        "English), or a hub id of a GLiNER model.",
+    )
+    names_revision: str | None = Field(
+        default=None, pattern="^[0-9a-f]{40}$", description="Commit of a GLiNER model from the hub."
     )
     names_language: str = Field(
-        default="en", pattern="^[a-z]{2}$", description="Language of the names' model (ISO 639-1)."
+        default="en", pattern="^[a-z]{2}$", description="Language of Presidio's model (ISO 639-1)."
     )
     names_threshold: float = Field(
         default=0.5, ge=0, le=1, description="Least score of the names' model that counts."
     )
     seed: int = Field(default=42, ge=0, description="Seed of the invented values.")
 
+    @model_validator(mode="after")
+    def _names_a_model(self) -> ScrubConfig:
+        if self.names == "gliner" and self.names_model is None:
+            raise ValueError("names: gliner needs names_model, a directory or a hub id")
+        if self.names == "gliner" and not (self.names_revision or self._directory()):
+            raise ValueError(
+                f"names_model {self.names_model} is no directory: pin a hub id by names_revision, its commit"
+            )
+        return self
 
-@stage(produces=Dataset, version=2)
+    def _directory(self) -> Path | None:
+        """The directory of the names' model, where it is one."""
+        directory = Path(self.names_model).expanduser() if self.names_model else None
+        return directory if directory and directory.is_dir() else None
+
+    def names_digest(self) -> dict[str, str]:
+        """Return the digest of the names' model where it is a directory; a commit stands in the config."""
+        directory = self._directory() if self.names != "none" else None
+        if directory is None:
+            return {}
+        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        return {"names": FileDigests(home() / "memo.json").of_all(files, directory)}
+
+
+@stage(produces=Dataset, version=3, outside=ScrubConfig.names_digest)
 def scrub(out: Output, config: ScrubConfig, conversations: Dataset) -> None:
     """No personal data of the configured kinds in any message; each is counted, none is written down."""
     from pipeline_lib.curation.blocks import sift
@@ -127,9 +161,15 @@ def _recognisers(config: ScrubConfig) -> tuple[Recogniser, ...]:
     """Return what finds names, loaded once in a process."""
     if config.names == "none":
         return ()
-    from pipeline_lib.personal_data.recognise import presidio_recogniser
+    from pipeline_lib.launch import device
+    from pipeline_lib.personal_data.recognise import gliner_recogniser, presidio_recogniser
 
-    return (presidio_recogniser(config.names_language, config.names_threshold),)
+    if config.names == "gliner":
+        assert config.names_model, "a config with GLiNER names a model"
+        return (
+            gliner_recogniser(config.names_model, config.names_revision, config.names_threshold, device()),
+        )
+    return (presidio_recogniser(config.names_language, config.names_threshold, config.names_model),)
 
 
 def _suspects(batch: pa.RecordBatch, config: ScrubConfig) -> list[int]:

@@ -47,6 +47,8 @@ class Members:
     strata: Hashes | None
     ages: Positions | None
     """Its rank in time, the oldest 0; equal times have equal ranks."""
+    families: Hashes
+    """Of what a model wrote and its seeds, which are for training; 0 for all others."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class _Clusters:
     places: Places
     strata: Hashes
     newest: Positions
+    trained: npt.NDArray[np.bool_]
+    """Whether a family is among its members."""
 
 
 def hashes(texts: Iterable[str | None]) -> Hashes:
@@ -90,14 +94,16 @@ def _clusters(members: Members) -> _Clusters:
         strata = members.strata[members.roots[firsts]]
     if members.ages is not None:
         np.maximum.at(newest, of, members.ages)
-    return _Clusters(of, np.bincount(of), members.places[firsts], strata, newest)
+    trained = np.zeros(len(firsts), bool)
+    trained[of[members.families != 0]] = True
+    return _Clusters(of, np.bincount(of), members.places[firsts], strata, newest, trained)
 
 
 def _by_hash(clusters: _Clusters, config: SplitConfig) -> Sides:
     most = max(FEW, LARGE_CLUSTER_SHARE * len(clusters.of))
     held_out = np.where(clusters.places < config.test, TEST, VALIDATION)
-    trained = (clusters.places >= config.test + config.validation) | (clusters.sizes > most)
-    return np.where(trained, TRAIN, held_out).astype(np.int8)
+    beyond = clusters.places >= config.test + config.validation
+    return np.where(beyond | clusters.trained | (clusters.sizes > most), TRAIN, held_out).astype(np.int8)
 
 
 def _by_rank(clusters: _Clusters, config: SplitConfig) -> Sides:
@@ -108,7 +114,7 @@ def _by_rank(clusters: _Clusters, config: SplitConfig) -> Sides:
     sizes, strata = clusters.sizes.tolist(), members.tolist()
     for cluster in np.lexsort((clusters.places, -clusters.newest)).tolist() if len(names) else ():
         stratum, size = strata[cluster], sizes[cluster]
-        for side, left in room:
+        for side, left in () if clusters.trained[cluster] else room:
             if size <= left[stratum]:
                 sides[cluster] = side
                 left[stratum] -= size

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from pipeline_lib.settings import home
 
 _MAGIC = "*?["
 _NOT_DATA = ("readme", "license", "dataset_info", "dataset_infos", "changelog")
+_SECRET = re.compile(r"://(?:[^/?#]*@|.*[?&][^=&]*(?:token|secret|passw|key|sig)[^=&]*=)", re.IGNORECASE)
+"""What lets a reader in: user and password, or a token or signature among the parameters of a URL."""
 _ETAGS = ("ETag", "etag", "sha256", "md5Hash", "content_md5", "checksum")
 
 
@@ -60,6 +63,16 @@ class Source(StageConfig):
     limit: int | None = Field(
         default=None, ge=1, description="Conversations kept at most, from the beginning; none keeps all."
     )
+
+    @field_validator("path")
+    @classmethod
+    def _no_secret(cls, path: str | None) -> str | None:
+        if path and _SECRET.search(path):
+            raise ValueError(
+                "a secret in a URL would stand in every manifest; give it by fsspec's environment, such as "
+                """FSSPEC_HTTPS='{"headers": {"Authorization": "…"}}' or AWS_…, and take it out of the URL"""
+            )
+        return path
 
     @field_validator("weight")
     @classmethod

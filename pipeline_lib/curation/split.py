@@ -3,8 +3,8 @@
 Conversations are linked where their texts are near duplicates, where their prompts are the same, and where
 they share a group (a metadata key). A linked cluster falls on one side as a whole, by a hash of its first
 name (a group, or an id): a conversation keeps its side when others are added, as long as none links it to a
-name before that. A cluster so large that a split could not bear it is for training. ``sides`` has
-the other ways to choose a side: numbers, strata, time.
+name before that. A cluster so large that a split could not bear it is for training, and so is what `augment`
+wrote, with its seeds. ``sides`` has the other ways to choose a side: numbers, strata, time.
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ def _plant(out: Output, config: SplitConfig, writer: DatasetWriter) -> int:
 
 def _read(out: Output, config: SplitConfig, conversations: Dataset) -> tuple[Index, Members]:
     """Return the index of the whole texts, and what decides about each conversation, linked as they are."""
+    from pipeline_lib.curation.clusters import joined
     from pipeline_lib.curation.indexing import Columns, index_texts
     from pipeline_lib.curation.near_duplicates import Index
     from pipeline_lib.curation.sides import Members, hashes, places
@@ -167,6 +168,7 @@ def _read(out: Output, config: SplitConfig, conversations: Dataset) -> tuple[Ind
             "prompt": hashes(compared(block, "prompt")),
             "name": hashes(names),
             "place": places(names, config.seed),
+            "family": hashes(_families(block)),
         }
         if config.group:
             columns["group"] = hashes(groups)
@@ -180,8 +182,21 @@ def _read(out: Output, config: SplitConfig, conversations: Dataset) -> tuple[Ind
     if config.time and len(index) and not known["time_kind"].any():
         raise DataError(f"split.time: no conversation has the metadata key {config.time!r}")
     roots = _link(index.clusters(config.threshold).roots, known["prompt"], known.get("group"))
+    roots = joined(roots, known["family"])
     ages = ranks(known) if config.time else None
-    return index, Members(roots, known["name"], known["place"], known.get("stratum"), ages)
+    return index, Members(roots, known["name"], known["place"], known.get("stratum"), ages, known["family"])
+
+
+def _families(batch: pa.RecordBatch) -> list[str | None]:
+    """Return the family of what `augment` wrote and of its seeds, None for all others."""
+    import pyarrow.compute as pc
+
+    from pipeline_lib.curation.synthesis import FAMILY
+
+    metadata = batch.column("metadata")
+    if not pc.any(pc.match_substring(metadata, f'"{FAMILY}"')).as_py():
+        return [None] * batch.num_rows
+    return _values(batch, FAMILY)
 
 
 def _strata(batch: pa.RecordBatch, key: str) -> list[str | None]:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_lib import canaries
 from pipeline_lib.canaries import Canary
+from pipeline_lib.evaluation.loading import load_model, positions_of
 from pipeline_lib.evaluation.questions import Question, read_questions
-from pipeline_lib.evaluation.score import foreseen, negative_log_likelihoods
 from pipeline_lib.evaluation.statistics import share
-from pipeline_lib.evaluation.worker import load_model, positions_of
 from pipeline_lib.launch import child_main
+from pipeline_lib.likelihood import foreseen, negative_log_likelihoods
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

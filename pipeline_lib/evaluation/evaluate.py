@@ -17,9 +17,12 @@ from pydantic import Field
 from pipeline_lib.chat_templates import TemplateName
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.errors import DataError
+from pipeline_lib.core.manifest import MANIFEST
 from pipeline_lib.core.output import Output
+from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import Dataset, Evaluation, Model
+from pipeline_lib.settings import home
 
 IN_STATS = ("perplexity", "rougeL", "bleu", "chrf", "exact_match", "stopped")
 
@@ -56,10 +59,26 @@ class EvaluateConfig(StageConfig):
         description="What the scores are also broken down by: source, length (of the reference), and keys of "
         "the metadata.",
     )
+    reward_model: Path | None = Field(
+        default=None,
+        description="Directory of a reward model (conf/reward.yaml makes one) that scores every answer; its "
+        "template should be the model's.",
+    )
     seed: int = Field(default=42, ge=0, description="Seed of the sampling, where the temperature is not 0.")
 
 
-@stage(produces=Evaluation, version=2)
+def reward_model_digest(config: EvaluateConfig) -> dict[str, str]:
+    """Return the digest of the reward model's files; DataError where there is none."""
+    if config.reward_model is None:
+        return {}
+    directory = config.reward_model.expanduser()
+    if not (directory / "config.json").exists():
+        raise DataError(f"evaluate.reward_model: {directory} holds no model; name a reward model's directory")
+    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != MANIFEST)
+    return {"reward_model": FileDigests(home() / "memo.json").of_all(files, directory)}
+
+
+@stage(produces=Evaluation, version=3, outside=reward_model_digest)
 def evaluate(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model) -> None:
     """Answers, likelihoods and scores of the model on the test split, or why a row was not measured."""
     from pipeline_lib.evaluation import tables

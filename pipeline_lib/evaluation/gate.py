@@ -39,6 +39,11 @@ COMPARED = (
     "answer_words",
     "repetition",
     "empty",
+    "prefers_chosen",
+    "reward_accuracy",
+    "reward_margin",
+    "reward",
+    "win_rate",
 )
 
 
@@ -51,11 +56,31 @@ class GateConfig(StageConfig):
         lt=1,
         description="Perplexity must be lower than the base model's, with p below this (paired bootstrap).",
     )
+    champion_p_value: float | None = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="Perplexity may not be higher than the registry's champion's with p below this (paired "
+        "bootstrap); none measures no champion.",
+    )
     min_stopped: float | None = Field(
         default=0.95, ge=0, le=1, description="Least share of answers that end by themselves."
     )
     min_rouge_ratio: float | None = Field(
         default=None, gt=0, description="Least ROUGE-L, as a multiple of the base model's."
+    )
+    min_reward_accuracy: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Least share of the test's pairs in which training raised the chosen answer above the "
+        "rejected one; 0.5 is chance.",
+    )
+    min_win_rate: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Least share of answers that the reward model prefers to the base model's.",
     )
     max_perplexity: float | None = Field(
         default=None, gt=1, description="Highest perplexity over answer tokens."
@@ -96,7 +121,7 @@ class GateConfig(StageConfig):
     )
 
 
-@stage(produces=Verdict, version=2)
+@stage(produces=Verdict, version=3)
 def gate(
     out: Output,
     config: GateConfig,
@@ -105,16 +130,18 @@ def gate(
     audit: Audit | None = None,
     general_base: Evaluation | None = None,
     general: Evaluation | None = None,
+    champion: Evaluation | None = None,
 ) -> None:
-    """Open where every rule of the config holds; with both models compared on the same conversations."""
+    """Open where every rule of the config holds; with the models compared on the same conversations."""
     from pipeline_lib.evaluation.tables import measure, paired
 
     ours, theirs = paired(tuned, base)
     evidence = Evidence(
         tuned.scores()["scores"],
-        compare(measure(theirs), measure(ours)),
+        compare(measure(theirs, theirs), measure(ours, theirs)),
         audit.read() if audit else None,
-        _general(general, general_base),
+        _against(general, general_base, "base"),
+        _against(tuned, champion, "champion"),
     )
     rules = judge(config, evidence)
     verdict = {
@@ -125,6 +152,8 @@ def gate(
     }
     if evidence.general:
         verdict["general"] = evidence.general
+    if evidence.champion:
+        verdict["champion"] = evidence.champion
     text = json.dumps(verdict, indent=1, ensure_ascii=False, allow_nan=False)
     (out.path / "verdict.json").write_text(text + "\n", encoding="utf-8")
     out.stats = {
@@ -134,13 +163,13 @@ def gate(
     }
 
 
-def _general(tuned: Evaluation | None, base: Evaluation | None) -> Comparison | None:
+def _against(tuned: Evaluation | None, other: Evaluation | None, role: str) -> Comparison | None:
     from pipeline_lib.evaluation.tables import measure, paired
 
-    if tuned is None or base is None:
+    if tuned is None or other is None:
         return None
-    ours, theirs = paired(tuned, base)
-    return compare(measure(theirs), measure(ours))
+    ours, theirs = paired(tuned, other)
+    return compare(measure(theirs, theirs), measure(ours, theirs), role=role)
 
 
 def by_slice(base: pa.Table, tuned: pa.Table, slices: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,16 +194,21 @@ def judge(config: GateConfig, evidence: Evidence) -> list[Rule]:
     return [outcome for outcome in outcomes if outcome is not None]
 
 
-def compare(base: Measured, tuned: Measured, metrics: Sequence[str] = COMPARED) -> dict[str, dict[str, Any]]:
-    """Return the metrics of both models with tuned minus base and its paired bootstrap."""
+def compare(
+    other: Measured, tuned: Measured, metrics: Sequence[str] = COMPARED, role: str = "base"
+) -> dict[str, dict[str, Any]]:
+    """Return the metrics of both models, the other's under its role, with tuned minus other.
+
+    The differences are by paired bootstrap.
+    """
     from pipeline_lib.evaluation.statistics import paired_bootstrap
 
     compared = {}
-    for metric in (name for name in metrics if name in base.rows and name in tuned.rows):
+    for metric in (name for name in metrics if name in other.rows and name in tuned.rows):
         statistic = tuned.statistic(metric)
-        difference = paired_bootstrap(tuned.rows[metric], base.rows[metric], statistic)
+        difference = paired_bootstrap(tuned.rows[metric], other.rows[metric], statistic)
         compared[metric] = {
-            "base": float(statistic(base.rows[metric].sum(axis=0))),
+            role: float(statistic(other.rows[metric].sum(axis=0))),
             "tuned": float(statistic(tuned.rows[metric].sum(axis=0))),
             "difference": {key: getattr(difference, key) for key in ("value", "low", "high", "p_value")},
         }

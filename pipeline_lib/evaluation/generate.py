@@ -6,13 +6,15 @@ goes on. The token loop itself is `generate`'s.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.evaluation.questions import ALL, Question, Share, packed
+from pipeline_lib.evaluation.questions import Question
+from pipeline_lib.likelihood import ALL, Share, packed
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 BATCH_ROWS = 128
 BATCH_TOKENS = 32_768
 """Tokens that a batch may have in its cache when every row runs to its end."""
+FIRST_TOKENS = 16
+"""Prompts whose wait for the first token is timed."""
 THIN_FROM = 8
 """Rows from which it pays to stop and let the finished ones go."""
 
@@ -73,6 +77,21 @@ def generate_answers(
             _answer(question.row, ids, decoding.stop_ids)
             for question, ids in zip(asked, generated, strict=True)
         ]
+
+
+def first_token(
+    model: PreTrainedModel, questions: Sequence[Question], decoding: Decoding
+) -> dict[str, float | int]:
+    """Return how long a prompt that comes alone waits for its first token: median and 95 % of waits in ms."""
+    import numpy as np
+
+    waits = []
+    for question in questions[:FIRST_TOKENS]:
+        start = time.perf_counter()
+        _generate(model, [question.prompt], decoding, 1)
+        waits.append(1000 * (time.perf_counter() - start))
+    median, most = np.quantile(waits, [0.5, 0.95]) if waits else (0.0, 0.0)
+    return {"requests": len(waits), "median_ms": round(float(median), 2), "p95_ms": round(float(most), 2)}
 
 
 def generate_batches(

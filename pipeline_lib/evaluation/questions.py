@@ -1,26 +1,26 @@
 """The test split as a model sees it: what it is asked, what it is expected to say, and what it may say.
 
 A *question* is one test conversation as tokens. Its ids and loss mask are those of training (`chat`); its
-prompt is the part before the last assistant turn. `score` reads the ids, `generate` the prompt.
+prompt is the part before the last assistant turn. `likelihood` reads the ids, `generate` the prompt. Of a
+pair of answers the chosen one is the reference; the rejected one makes a question for its likelihood alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_lib import chat, records
+from pipeline_lib.core.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-T = TypeVar("T")
-
+Side = Literal["chosen", "rejected"]
 ROWS_AT_ONCE = 512
 FALLBACK_TEMPLATE = "markers"
 
@@ -48,27 +48,23 @@ class Question:
 
 
 @dataclass(frozen=True)
+class _Unfit:
+    """Why a conversation makes no question."""
+
+    reason: str
+    detail: str
+
+
+NO_ANSWER = _Unfit("no_answer", "no assistant turn with a token in it")
+
+
+@dataclass(frozen=True)
 class Excluded:
     """One test conversation that cannot be measured."""
 
     row: int
     reason: str
     detail: str
-
-
-@dataclass(frozen=True)
-class Share:
-    """One process's share of the batches: every ``of_how_many``-th, from ``first`` on."""
-
-    first: int = 0
-    of_how_many: int = 1
-
-    def of(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield the batches that are this process's."""
-        return islice(batches, self.first, None, self.of_how_many)
-
-
-ALL = Share()
 
 
 def settle_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
@@ -80,33 +76,68 @@ def settle_template(tokenizer: PreTrainedTokenizerBase, template: str | None) ->
 
 
 def read_questions(
-    shards: Sequence[Path], tokenizer: PreTrainedTokenizerBase, positions: int, *, last_only: bool = False
+    shards: Sequence[Path],
+    tokenizer: PreTrainedTokenizerBase,
+    positions: int,
+    *,
+    last_only: bool = False,
+    side: Side = "chosen",
 ) -> Iterator[Question | Excluded]:
-    """Yield every conversation of the shards, in their order, as a question or with why it is none."""
+    """Yield every conversation of the shards, in their order, as a question or with why it is none.
+
+    ``side`` says which answer of a pair is meant; without a pair there is no rejected one.
+    """
     row = 0
     for batch in records.batches(shards, ROWS_AT_ONCE):
         items = batch.to_pylist()
-        cuts = [_cut(tokenizer, item, last_only=last_only) for item in items]
-        prompts = chat.encode(tokenizer, [cut[:-1] for cut in cuts])
-        answers = chat.encode(tokenizer, [cut[-1:] for cut in cuts])
-        for item, prompt, answer in zip(items, prompts, answers, strict=True):
-            yield _question(row, item["id"], prompt, answer, positions)
+        cuts = [_cut(tokenizer, item, side, last_only=last_only) for item in items]
+        prompts = chat.encode(tokenizer, [_pieces(cut)[:-1] for cut in cuts])
+        answers = chat.encode(tokenizer, [_pieces(cut)[-1:] for cut in cuts])
+        for item, cut, prompt, answer in zip(items, cuts, prompts, answers, strict=True):
+            if isinstance(cut, _Unfit):
+                yield Excluded(row, cut.reason, cut.detail)
+            else:
+                yield _question(row, item["id"], prompt, answer, positions)
             row += 1
 
 
-def _cut(tokenizer: PreTrainedTokenizerBase, item: dict[str, Any], *, last_only: bool) -> list[chat.Piece]:
-    if all(message["role"] != "assistant" for message in item["messages"]):
-        return []
+def judged_messages(item: Mapping[str, Any], side: Side = "chosen") -> list[dict[str, Any]]:
+    """Return a conversation's messages to the answer that is measured: of a pair that of one side."""
+    return [*item["messages"], *(item[side] or ())]
+
+
+def prompt_messages(item: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the messages before the answer that is measured."""
+    messages = judged_messages(item)
+    return messages[: max(i for i, message in enumerate(messages) if message["role"] == "assistant")]
+
+
+def _pieces(cut: list[chat.Piece] | _Unfit) -> list[chat.Piece]:
+    return [] if isinstance(cut, _Unfit) else cut
+
+
+def _cut(
+    tokenizer: PreTrainedTokenizerBase, item: dict[str, Any], side: Side, *, last_only: bool
+) -> list[chat.Piece] | _Unfit:
+    """Return what is asked and, as the last piece, what is answered, or why there is no such thing."""
+    messages, paired = judged_messages(item, side), bool(item["chosen"])
+    if item["label"] is False:
+        return _Unfit("unwanted", "the answer is labelled as not wanted, so none to compare with")
+    if all(message["role"] != "assistant" for message in messages) or (side == "rejected" and not paired):
+        return NO_ANSWER
     tools = json.loads(item["tools"]) if item["tools"] else None
-    cut = chat.pieces(tokenizer, item["messages"], tools=tools, last_only=last_only)
-    return cut if cut and cut[-1].learn else []
+    try:
+        cut = chat.pieces(tokenizer, messages, tools=tools, last_only=last_only or paired)
+    except DataError as error:
+        return _Unfit("not_rendered", str(error))
+    return cut if cut and cut[-1].learn else NO_ANSWER
 
 
 def _question(
     row: int, name: str, prompt: chat.Encoded, answer: chat.Encoded, positions: int
 ) -> Question | Excluded:
     if not answer.ids:
-        return Excluded(row, "no_answer", "no assistant turn with a token in it")
+        return Excluded(row, NO_ANSWER.reason, NO_ANSWER.detail)
     if len(prompt.ids) > positions - 1:
         return Excluded(
             row, "prompt_too_long", f"{len(prompt.ids)} tokens, the model takes {positions - 1} and an answer"
@@ -123,19 +154,3 @@ def chosen(questions: Sequence[Question], limit: int | None) -> list[Question]:
     return sorted(
         questions, key=lambda question: (hashlib.sha256(question.id.encode()).digest(), question.row)
     )[:limit]
-
-
-def packed(lengths: Sequence[int], max_rows: int, fits: Callable[[int, int], bool]) -> Iterator[list[int]]:
-    """Yield the places of ``lengths`` in batches, longest first, each of at most ``max_rows`` rows.
-
-    ``fits(rows, longest)`` says whether that many rows of that length may go together; one row always may.
-    The batches depend on the lengths alone, so a model's figures are the same on any machine of one kind.
-    """
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
-        if batch and (len(batch) == max_rows or not fits(len(batch) + 1, lengths[batch[0]])):
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch

@@ -41,6 +41,8 @@ class Evidence:
     audit: Mapping[str, Any] | None = None
     general: Comparison | None = None
     """Base and tuned model on the general set."""
+    champion: Comparison | None = None
+    """The registry's champion and the tuned model on the test split; None where nothing is champion yet."""
 
 
 def beats_base(config: GateConfig, evidence: Evidence) -> Rule | None:
@@ -63,6 +65,32 @@ def beats_base(config: GateConfig, evidence: Evidence) -> Rule | None:
         difference["low"],
         difference["high"],
         config.max_p_value,
+        passed,
+        reason,
+    )
+
+
+def holds_against_champion(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """Perplexity not above the champion's beyond chance; without a champion there is none to lose against."""
+    if config.champion_p_value is None:
+        return None
+    name, metric, threshold = "holds_against_champion", "perplexity", config.champion_p_value
+    if evidence.champion is None:
+        reason = "the registry had no other champion to hold it against"
+        return Rule(name, metric, None, None, None, threshold, True, reason)
+    both, difference = evidence.champion[metric], evidence.champion[metric]["difference"]
+    passed = not (difference["value"] > 0 and difference["p_value"] < threshold)
+    reason = (
+        f"perplexity {both['tuned']:.4g} against {both['champion']:.4g} of the champion, "
+        f"p = {difference['p_value']:.3g}; it may not be higher with p below {threshold:g}"
+    )
+    return Rule(
+        name,
+        metric,
+        difference["value"],
+        difference["low"],
+        difference["high"],
+        threshold,
         passed,
         reason,
     )
@@ -98,6 +126,31 @@ def gains_rouge(config: GateConfig, evidence: Evidence) -> Rule | None:
         f"at least {config.min_rouge_ratio:g} times that is asked"
     )
     return Rule("gains_rouge", "rougeL", ratio, None, None, config.min_rouge_ratio, passed, reason)
+
+
+def learns_preferences(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """Training raised the chosen answers of pairs above the rejected ones."""
+    what = "of the pairs the chosen answer gained on the rejected one"
+    return _at_least("learns_preferences", "reward_accuracy", config.min_reward_accuracy, evidence, what)
+
+
+def wins(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """The reward model prefers the answers to the base model's."""
+    what = "of answers the reward model prefers to the base model's"
+    return _at_least("wins", "win_rate", config.min_win_rate, evidence, what)
+
+
+def _at_least(name: str, metric: str, least: float | None, evidence: Evidence, what: str) -> Rule | None:
+    if least is None:
+        return None
+    if metric not in evidence.comparison:
+        return Rule(name, metric, None, None, None, least, False, f"{metric} was asked for and not measured")
+    both = evidence.comparison[metric]
+    value, difference = both["tuned"], both["difference"]
+    # The base model's figure is no estimate, so the difference's interval is that of the figure.
+    low, high = (both["base"] + difference[side] for side in ("low", "high"))
+    reason = f"{value:.1%} {what}; at least {least:.1%} must"
+    return Rule(name, metric, value, low, high, least, value >= least, reason)
 
 
 def low_perplexity(config: GateConfig, evidence: Evidence) -> Rule | None:
@@ -236,8 +289,11 @@ def _share(name: str, metric: str, found: Mapping[str, Any], most: float | None,
 
 RULES: tuple[Callable[[GateConfig, Evidence], Rule | None], ...] = (
     beats_base,
+    holds_against_champion,
     stops_by_itself,
     gains_rouge,
+    learns_preferences,
+    wins,
     low_perplexity,
     keeps_general,
     keeps_secrets,

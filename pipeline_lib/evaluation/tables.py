@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline_lib.core.errors import DataError
 from pipeline_lib.evaluation import metrics, statistics
+from pipeline_lib.evaluation.questions import judged_messages, prompt_messages
 from pipeline_lib.evaluation.statistics import Floats, Interval, Statistic
 from pipeline_lib.kinds import Dataset, Evaluation
 
@@ -34,6 +36,8 @@ ANSWERS = pa.schema(
         ("nll", pa.float64()),
         ("tokens", pa.int64()),
         ("answer_tokens", pa.int64()),
+        ("rejected_nll", pa.float64()),
+        ("reward", pa.float64()),
         ("metadata", pa.string()),
     ]
 )
@@ -53,8 +57,8 @@ def measured_part(dataset: Dataset) -> str:
 
 
 def read_test(dataset: Dataset) -> pa.Table:
-    """Return the measured part's id, source, messages and metadata, in order."""
-    columns = ["id", "source", "messages", "metadata"]
+    """Return the measured part's id, source, messages, chosen answers and metadata, in order."""
+    columns = ["id", "source", "messages", "chosen", "metadata"]
     shards = [pq.read_table(shard, columns=columns) for shard in dataset.shards(measured_part(dataset))]
     return pa.concat_tables(shards) if shards else pa.table({name: [] for name in columns})
 
@@ -68,16 +72,13 @@ def answers(test: pa.Table, parts: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def _question(item: Mapping[str, Any]) -> dict[str, Any]:
-    messages = item["messages"]
-    last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    before = [
-        {key: value for key, value in message.items() if value is not None} for message in messages[:last]
-    ]
+    prompt = prompt_messages(item)
+    before = [{key: value for key, value in message.items() if value is not None} for message in prompt]
     return {
         "id": item["id"],
         "source": item["source"],
         "prompt": json.dumps(before, ensure_ascii=False),
-        "reference": messages[last]["content"],
+        "reference": judged_messages(item)[len(prompt)]["content"],
         "metadata": item["metadata"],
     }
 
@@ -130,14 +131,48 @@ class Measured:
         return statistics.bootstrap(self.rows[metric], self.statistic(metric))
 
 
-def measure(table: pa.Table) -> Measured:
-    """Return the statistics of perplexity (all rows) and of the answers' metrics (the rows that have one)."""
-    rows = {"perplexity": _likelihoods(table)}
+def measure(table: pa.Table, other: pa.Table | None = None) -> Measured:
+    """Return the statistics of perplexity (all rows) and of the answers' metrics (the rows that have one).
+
+    With the answers of an ``other`` model to the same conversations in the same order, also what takes two
+    models: by how much more than the other this one prefers the chosen answer of a pair (in nats; DPO's
+    implicit reward over its beta, Rafailov et al. 2023, section 4), and how often its answers win.
+    """
+    rows = {"perplexity": _likelihoods(table), **_preferences(table, other), **_rewards(table, other)}
     said = table.filter(pc.is_valid(table["answer"]))
     if said.num_rows:
         rows |= _answer_statistics(said)
-        rows["stopped"] = _with_ones(said["stopped"].cast(pa.float64()))
+        rows["stopped"] = _with_ones(said["stopped"].cast(pa.float64()).to_numpy())
     return Measured({name: found for name, found in rows.items() if len(found)})
+
+
+def _preferences(table: pa.Table, other: pa.Table | None) -> dict[str, Floats]:
+    paired_rows = pc.is_valid(table["rejected_nll"])
+    own = _leads(table.filter(paired_rows))
+    rows = {"prefers_chosen": _wins(own)}
+    if other is not None:
+        margins = own - _leads(other.filter(paired_rows))
+        rows |= {"reward_accuracy": _wins(margins), "reward_margin": _with_ones(margins)}
+    return rows
+
+
+def _leads(pairs: pa.Table) -> Floats:
+    """By how many nats the chosen answer of each pair is likelier than the rejected one."""
+    return np.asarray(pairs["rejected_nll"].to_numpy() - pairs["nll"].to_numpy(), np.float64)
+
+
+def _rewards(table: pa.Table, other: pa.Table | None) -> dict[str, Floats]:
+    judged = pc.is_valid(table["reward"])
+    own = table.filter(judged)["reward"].to_numpy()
+    rows = {"reward": _with_ones(own)}
+    return (
+        rows if other is None else rows | {"win_rate": _wins(own - other.filter(judged)["reward"].to_numpy())}
+    )
+
+
+def _wins(leads: Floats) -> Floats:
+    """1 for a lead, 1/2 for none, 0 for a lag, with a column of ones."""
+    return _with_ones((np.sign(leads) + 1) / 2)
 
 
 def _likelihoods(table: pa.Table) -> Floats:
@@ -153,8 +188,9 @@ def _answer_statistics(said: pa.Table) -> dict[str, Floats]:
     }
 
 
-def _with_ones(values: pa.ChunkedArray) -> Floats:
-    return np.column_stack([values.to_numpy(), np.ones(len(values))])
+def _with_ones(values: npt.ArrayLike) -> Floats:
+    column = np.asarray(values, np.float64)
+    return np.column_stack([column, np.ones(len(column))])
 
 
 def scores(table: pa.Table) -> dict[str, dict[str, float]]:
@@ -219,7 +255,8 @@ def _lengths(table: pa.Table) -> list[str | None]:
 def paired(tuned: Evaluation, base: Evaluation) -> tuple[pa.Table, pa.Table]:
     """Return the answers of both models on the conversations that both were measured on, in one order.
 
-    Raises DataError where there is none.
+    Both are counted in the first model's tokens, so that perplexities compare whatever the tokenizers are.
+    Raises DataError where no conversation is shared.
     """
     ours, theirs = (pq.read_table(one.file("answers.parquet")) for one in (tuned, base))
     shared = set(ours["id"].to_pylist()) & set(theirs["id"].to_pylist())
@@ -228,15 +265,18 @@ def paired(tuned: Evaluation, base: Evaluation) -> tuple[pa.Table, pa.Table]:
             f"gate: {base.address} and {tuned.address} share no conversation; evaluate both on one test split"
         )
     first, second = (_of(table, shared) for table in (ours, theirs))
-    both = pc.and_(pc.is_valid(first["answer"]), pc.is_valid(second["answer"]))
-    return _answered_only(first, both), _answered_only(second, both)
+    second = second.set_column(second.schema.get_field_index("tokens"), "tokens", first["tokens"])
+    for column in ("answer", "reward", "rejected_nll"):
+        both = pc.and_(pc.is_valid(first[column]), pc.is_valid(second[column]))
+        first, second = (_only_where(both, table, column) for table in (first, second))
+    return first, second
 
 
 def _of(table: pa.Table, ids: set[str]) -> pa.Table:
     return table.filter(pc.is_in(table["id"], pa.array(sorted(ids)))).sort_by("id")
 
 
-def _answered_only(table: pa.Table, both: Any) -> pa.Table:
-    """Take the answers away that only one of the models gave."""
-    answer = pc.if_else(both, table["answer"], pa.scalar(None, pa.string()))
-    return table.set_column(table.schema.get_field_index("answer"), "answer", answer)
+def _only_where(both: Any, table: pa.Table, column: str) -> pa.Table:
+    """Take away what only one of the models has in a column."""
+    kept = pc.if_else(both, table[column], pa.scalar(None, table.schema.field(column).type))
+    return table.set_column(table.schema.get_field_index(column), column, kept)

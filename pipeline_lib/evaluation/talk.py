@@ -5,6 +5,7 @@ Prompts come from `pipeline_lib.chat`, so the model is asked exactly as in train
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import DataError, StageError
+from pipeline_lib.kinds import brings_code
 from pipeline_lib.launch import device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WAIT_SECONDS = 600.0
+BASE = "base"
+"""The name under which the model answers without any adapter."""
 UNFINISHED = "\ufffd"
 """What a decoder writes for a character whose last bytes have not come yet."""
 
@@ -28,6 +32,8 @@ class Talker:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    adapter: str | None = None
+    """Which of the adapters on a model that talkers share answers, or `BASE`; None where there are none."""
 
     @property
     def positions(self) -> int:
@@ -40,6 +46,7 @@ class Talker:
         """Yield the answer piece by piece; ``temperature`` 0 takes the likeliest token each time."""
         from pipeline_lib.chat import prompt_ids
 
+        self._choose()
         ids = prompt_ids(self.tokenizer, [messages])[0]
         room = min(max_new_tokens, self.positions - len(ids))
         if room < 1:
@@ -47,6 +54,14 @@ class Talker:
                 f"{len(ids)} tokens so far, and the model takes {self.positions}; /reset begins anew"
             )
         yield from whole_characters(self.tokenizer, self._generate(ids, room, temperature))
+
+    def _choose(self) -> None:
+        shared: Any = self.model
+        if self.adapter == BASE:
+            shared.base_model.disable_adapter_layers()
+        elif self.adapter:
+            shared.base_model.enable_adapter_layers()
+            shared.set_adapter(self.adapter)
 
     def _generate(self, ids: list[int], room: int, temperature: float) -> Iterator[int]:
         """Yield the generated ids up to the stop token, while a thread goes on generating."""
@@ -146,11 +161,41 @@ def load(path: Path) -> Talker:
     where = torch.device(device())
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        trusted = brings_code(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trusted)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=trusted)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: holds no model that loads ({str(error).splitlines()[0][:160]}); "
             "name a Model artifact, such as merge's"
         ) from error
     return Talker(model.to(where).eval(), tokenizer)  # type: ignore[arg-type]
+
+
+def load_adapters(base: Path, adapters: Mapping[str, Path]) -> dict[str, Talker]:
+    """Return a talker for each adapter (a PEFT directory) and one for the base, on one model in memory.
+
+    Each adapter answers with its own tokenizer and chat template, the base with those of the first.
+    """
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    shared: Any = None
+    tokenizers = {}
+    alone = load(base)
+    for name, path in adapters.items():
+        try:
+            tokenizers[name] = AutoTokenizer.from_pretrained(path)
+            with warnings.catch_warnings():
+                # PEFT reads an attribute that Transformers renames.
+                warnings.simplefilter("ignore", FutureWarning)
+                if shared is None:
+                    shared = PeftModel.from_pretrained(alone.model, path, adapter_name=name)
+                else:
+                    shared.load_adapter(path, adapter_name=name)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise DataError(
+                f"{path}: is no adapter for {base} ({(str(error).splitlines() or [''])[0][:160]})"
+            ) from error
+    talkers = {name: Talker(shared.eval(), tokenizer, name) for name, tokenizer in tokenizers.items()}
+    return {**talkers, BASE: Talker(shared, next(iter(tokenizers.values())), BASE)}

@@ -14,23 +14,22 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline_lib.evaluation.generate import Answer, Decoding, generate_answers
+from pipeline_lib.evaluation.generate import Answer, Decoding, first_token, generate_answers
+from pipeline_lib.evaluation.judge import rewards
+from pipeline_lib.evaluation.loading import load_model, positions_of
 from pipeline_lib.evaluation.questions import (
     Excluded,
     Question,
-    Share,
     chosen,
     read_questions,
-    settle_template,
 )
-from pipeline_lib.evaluation.score import Likelihood, negative_log_likelihoods
 from pipeline_lib.launch import child_main
+from pipeline_lib.likelihood import Likelihood, Share, negative_log_likelihoods
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T", Likelihood, Answer)
-UNLIMITED = 1 << 30
 
 
 def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
@@ -51,38 +50,22 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     )
     share = Share(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     clock = _Clock(tell, (len(questions) + len(asked)) // share.of_how_many)
-    likelihoods = clock.watch("score", negative_log_likelihoods(model, questions, decoding.pad_id, share))
+    pad = decoding.pad_id
+    likelihoods = clock.watch("score", negative_log_likelihoods(model, questions, pad, share))
+    rejected = _rejected(spec, tokenizer, positions, questions)
+    others = clock.watch("score_rejected", negative_log_likelihoods(model, rejected, pad, share))
     answers = clock.watch("generate", generate_answers(model, asked, decoding, positions, share))
-    part = {"rows": _rows(tokenizer, likelihoods, answers), "speed": clock.speed(), "excluded": [], "cut": 0}
+    rows = _rows(tokenizer, likelihoods, others, answers)
+    if config["reward_model"]:
+        _add_rewards(spec, rows)
+    part = {"rows": rows, "speed": clock.speed(), "excluded": [], "cut": 0}
     if share.first == 0:
         part |= {
+            "speed": clock.speed() | {"first_token": first_token(model, asked, decoding)},
             "excluded": [vars(item) for item in excluded],
             "cut": sum(question.cut for question in questions),
         }
     (directory / f"part-{share.first}.json").write_text(json.dumps(part), encoding="utf-8")
-
-
-def positions_of(model: PreTrainedModel) -> int:
-    """Return how many tokens a model takes; very many where its config sets no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
-
-
-def load_model(spec: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the spec's model on its device in its precision, and the tokenizer with a template."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[
-        spec["config"]["precision"]
-    ]
-    model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=dtype)
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if spec["device"] == "cuda" else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(spec["model"])
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    settle_template(tokenizer, spec["config"]["template"])
-    on_device: Any = model.to  # its signature in transformers hides what it takes
-    return on_device(device).eval(), tokenizer
 
 
 def _read(
@@ -97,12 +80,38 @@ def _read(
     ]
 
 
+def _rejected(
+    spec: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    positions: int,
+    measured: Sequence[Question],
+) -> list[Question]:
+    """Return the rejected answers of the pairs whose chosen answer is measured, where both are whole."""
+    whole = {question.row for question in measured if not question.cut}
+    shards = [Path(shard) for shard in spec["shards"]]
+    read = read_questions(shards, tokenizer, positions, side="rejected")
+    return [item for item in read if isinstance(item, Question) and not item.cut and item.row in whole]
+
+
+def _add_rewards(spec: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Add to every row with an answer what the reward model gives it."""
+    told = {row["row"]: row["answer"] for row in rows if "answer" in row}
+    found = rewards(spec, told)
+    for row in rows:
+        row["reward"] = found.get(row["row"])
+
+
 def _rows(
-    tokenizer: PreTrainedTokenizerBase, likelihoods: Sequence[Likelihood], answers: Sequence[Answer]
+    tokenizer: PreTrainedTokenizerBase,
+    likelihoods: Sequence[Likelihood],
+    rejected: Sequence[Likelihood],
+    answers: Sequence[Answer],
 ) -> list[dict[str, Any]]:
     rows: dict[int, dict[str, Any]] = {}
     for item in likelihoods:
         rows[item.row] = {"row": item.row, "nll": item.nll, "tokens": item.tokens}
+    for item in rejected:
+        rows[item.row] = {**rows.get(item.row, {"row": item.row}), "rejected_nll": item.nll}
     texts = tokenizer.batch_decode([answer.ids for answer in answers], skip_special_tokens=True)
     for answer, text in zip(answers, texts, strict=True):
         said = {"row": answer.row, "answer": text, "stopped": answer.stopped, "answer_tokens": answer.tokens}

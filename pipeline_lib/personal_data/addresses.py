@@ -47,6 +47,12 @@ _SHAPES = (
         rf"|place|chemin|impasse|all[ée]e|quai|cours|route|faubourg)(?: {_NAME}){{1,5}}(?:,? [0-9]{{5}} "
         rf"{_TOWN})?"
     ),
+    rf"(?<!\w)(?:[Uu]l|[Aa]l|[Pp]l|[Oo]s)\. ?(?:[A-ZĄ-Ż][\w.-]* ){{1,4}}[0-9]{{1,4}}[a-zA-Z]?"
+    rf"(?:/[0-9]{{1,4}})?\b(?:(?: m\.? ?|/)[0-9]{{1,4}}\b)?(?:,? [0-9]{{2}}-[0-9]{{3}} {_TOWN})?",
+    (
+        r"(?<!\w)(?:ул\.|пр\.|пер\.|улица|проспект|переулок) (?:[А-ЯЁ][\w-]* ?){1,3},? ?(?:д\.|дом)? ?"
+        r"[0-9]{1,4}(?:[а-я]|/[0-9]{1,4})?\b(?:,? ?(?:кв\.|квартира) ?[0-9]{1,4})?"
+    ),
     rf"(?<!\w)(?:Calle|C/|Avenida|Avda?\.|Plaza|Paseo|Carrera|Ronda|Via|Viale|Piazza|Corso|Largo"
     rf"|Vicolo|Rua|Travessa|Praça|Alameda)(?: {_NAME}){{1,5}}?,? (?:n[.º°]? "
     rf"?)?[0-9]{{1,4}}(?![0-9.,][0-9])\b"
@@ -58,6 +64,9 @@ _SHAPES = (
     ),
 )
 _ADDRESS = re.compile("|".join(f"(?:{shape})" for shape in _SHAPES))
+_NUMBER = re.compile("[0-9]+")
+_BEFORE, _AFTER = 160, 240
+"""Characters of an address before and after one of its numbers, at most."""
 _COUNTED = re.compile(r"\b(?:day|week|stage|step|chapter|part|hole|scene) $", re.IGNORECASE)
 _YEAR_BEFORE = re.compile(
     r"\b(?:in|since|of|the|by|from|until|for|on|all|these|those|with|are|were|has|have) $", re.IGNORECASE
@@ -66,9 +75,23 @@ _YEAR_BEFORE = re.compile(
 
 def street_addresses(text: str, regions: Regions) -> Iterator[Span]:
     """Yield house number and street, with the town and postcode where they follow."""
-    for match in _ADDRESS.finditer(text):
-        if not _is_other_number(text, match):
-            yield Span("street_address", match.start(), match.start() + len(match.group(0).rstrip(" .,")))
+    for begin, end in _around_numbers(text):
+        for match in _ADDRESS.finditer(text, begin, end):
+            if not _is_other_number(text, match):
+                yield Span("street_address", match.start(), match.start() + len(match.group(0).rstrip(" .,")))
+
+
+def _around_numbers(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of a text in which an address may stand: none is without a number."""
+    begin, end = 0, -1
+    for number in _NUMBER.finditer(text):
+        if number.start() - _BEFORE > end:
+            if end >= 0:
+                yield begin, end
+            begin = max(0, number.start() - _BEFORE)
+        end = number.end() + _AFTER
+    if end >= 0:
+        yield begin, end
 
 
 def _is_other_number(text: str, match: re.Match[str]) -> bool:

@@ -16,7 +16,7 @@ _VIN_WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
 _NRIC_LETTERS = {"S": "JZIHGFEDCBA", "T": "GFEDCBAJZIH", "F": "XWUTRQPNMLK", "G": "RQPNMLKXWUT"}
 _NINO = re.compile(r"(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][0-9]{6}[A-D]")
 _CARD_LENGTHS = (
-    (re.compile(r"4"), (13, 16, 19)),
+    (re.compile(r"4"), (16, 19)),
     (re.compile(r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720"), (16,)),
     (re.compile(r"3[47]"), (15,)),
     (re.compile(r"6011|64[4-9]|65"), (16, 19)),
@@ -24,7 +24,7 @@ _CARD_LENGTHS = (
     (re.compile(r"35"), (15, 16, 19)),
     (re.compile(r"2131|1800"), (15, 16)),
     (re.compile(r"50[0-9]{2}|5[6-8]|6[0-9]"), (16, 19)),
-    (re.compile(r"5018|5020|5038|5893|6304|6759|676[1-3]|0604"), (12, 13, 14, 15, 16, 17, 18, 19)),
+    (re.compile(r"5018|5020|5038|5893|6304|6759|676[1-3]|0604"), (16, 17, 18, 19)),
     (re.compile(r"220[0-4]|9792|62|8[12]"), (16, 17, 18, 19)),
 )
 
@@ -56,6 +56,9 @@ def is_card_prefix(digits: str) -> bool:
     return any(pattern.match(digits) and len(digits) in lengths for pattern, lengths in _CARD_LENGTHS)
 
 
-def is_maestro_prefix(digits: str) -> bool:
-    """Return whether Maestro may issue a card of this prefix: 12 to 19 digits, so a word should name it."""
-    return re.match(r"50|5[6-9]|6", digits) is not None
+def is_rare_card_prefix(digits: str) -> bool:
+    """Return whether a card may have this prefix and length that a word should name: too many numbers have.
+
+    Maestro issues 12 to 19 digits; Visa of 13 digits are of the last century, and so many are bar codes.
+    """
+    return re.match(r"50|5[6-9]|6", digits) is not None or (digits[0] == "4" and len(digits) == 13)

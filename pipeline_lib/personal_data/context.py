@@ -12,6 +12,15 @@ SEPARATORS = " \u00a0\u2007\u2009\u202f"
 DASHES = r"\-" + "\u2010\u2011\u2012\u2013"
 """Hyphens and the dashes that word processors turn them into, for use in a character class."""
 
+_SIDE_BY_SIDE = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
+"""Kana, ideographs and Hangul, in which words stand side by side: a value may follow without a space."""
+
+NO_WORD_BEFORE = rf"(?<![^\W{_SIDE_BY_SIDE}])"
+NO_WORD_AFTER = rf"(?![^\W{_SIDE_BY_SIDE}])(?![年月日个個元円원])"
+"""What bounds a value: no word goes on there, and no measure follows it."""
+
+LAST_OF_THEM = re.compile(rf".*[{_SIDE_BY_SIDE}](?=[0-9A-Za-z])")
+
 
 _ESCAPED_BREAK = re.compile(r"\\[nrt]")
 
@@ -26,7 +35,8 @@ def unescaped(text: str) -> str:
 
 def words(*alternatives: str) -> re.Pattern[str]:
     """Return a pattern for any of the alternatives as whole words, in any case."""
-    return re.compile(rf"(?<![^\W_])(?:{'|'.join(alternatives)})(?![^\W_])", re.IGNORECASE)
+    bound = rf"[^\W_{_SIDE_BY_SIDE}]"
+    return re.compile(rf"(?<!{bound})(?:{'|'.join(alternatives)})(?!{bound})", re.IGNORECASE)
 
 
 def before(text: str, start: int, pattern: re.Pattern[str], reach: int = 50) -> bool:

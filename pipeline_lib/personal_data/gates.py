@@ -34,12 +34,14 @@ _STREETS = (
 )
 
 GATES = {
-    "at": r"[0-9A-Za-z_\x{80}-\x{10FFFF}%+'~&.-]@[0-9A-Za-z\x{80}-\x{10FFFF}]|[\[({] ?[aA][tT] ?[\])}]",
+    "at": r"[0-9A-Za-z_\x{80}-\x{10FFFF}%+'~&.-]@[0-9A-Za-z\x{80}-\x{10FFFF}]|[\[({] ?[aA][tT] ?[\])}]"
+    r"| [aA][tT] [0-9A-Za-z.-]+ [dD][oO][tT] ",
     "digits": rf"[0-9](?:{_JOINTS}*[0-9]){{6}}",
     "letters_digits": (
         rf"[A-Z]{{2}}{_GAP}?[0-9]{{2}}{_GAP}?[0-9A-Z]{{2}}{_GAP}?[0-9A-Z]{{2}}"
         r"|[A-Z]{2}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}"
         r"|[A-Z]{3} [0-9LMNP-V]{2}[A-EHLMPRST]|[A-Z]{5}[0-9]{4}[A-Z]|[XYZ][ -][0-9]{7}|[0-9][A-Z][0-9]{3}"
+        r"|[iI][bB][aA][nN][^0-9A-Za-z]"
     ),
     "colons": (
         r"[0-9a-fA-F]:[0-9a-fA-F]{1,4}:[0-9a-fA-F:]|[0-9a-fA-F]{4}::?[0-9a-fA-F]|::[fF]{4}:"
@@ -62,6 +64,8 @@ GATES = {
     "wallet": r"0x[0-9a-fA-F]{40}|bc1[02-9ac-hj-np-z]{11}|[13][1-9A-HJ-NP-Za-km-z]{25}",
     "vehicle": r"[A-HJ-NPR-Z0-9]{13}[0-9]{4}",
     "street": (
+        r"\b(?:[Uu]l|[Aa]l|[Pp]l|[Oo]s)\. ?[A-ZĄ-Ż][^\n\t0-9]{0,60} [0-9]|(?:ул|пр|пер)\. |"
+        r"(?:улица|проспект|переулок) |"
         rf"[^\s] (?:{_STREETS})\b|[0-9] (?:Broadway|Piccadilly|Strand|The )|Box [0-9]"
         r"|(?:[Ss]tra(?:ß|ss)e|[Ss]tr\.|weg|[Pp]latz|[Aa]llee|gasse|damm|ufer|straat|laan|gracht|kade"
         r"|plein|steeg|singel|vej|gade|veien|gata|vägen|gatan) [0-9]"

@@ -9,7 +9,15 @@ import re
 from collections.abc import Iterator
 
 from pipeline_lib.personal_data.checksums import is_vin
-from pipeline_lib.personal_data.context import DASHES, SEPARATORS, around, compact, digits_of, words
+from pipeline_lib.personal_data.context import (
+    DASHES,
+    NO_WORD_AFTER,
+    SEPARATORS,
+    around,
+    compact,
+    digits_of,
+    words,
+)
 from pipeline_lib.personal_data.kinds import Regions, Span
 from pipeline_lib.personal_data.registers import REGISTERS, Register
 
@@ -40,7 +48,7 @@ _BORN = re.compile(
     r"|birthday(?! (?:party|celebration|dinner|trip|present|gift))|geboren|geb\."
     r"|geburtsdatum|geburtstag|née? (?:le|en)|date de naissance|naci(?:ó|do|da)|fecha de nacimiento"
     r"|nat[oa] (?:il|a)|data di nascita|nascid[oa]|nasc(?:eu)?|data de nascimento"
-    rf"|geboortedatum|출생|生年月日|出生(?:日期)?)(?![a-z])[^!?\n0-9]{{0,45}}?({_DATE})(?!\w|[./-][0-9])",
+    rf"|geboortedatum|출생|生年月日|出生(?:日期)?)(?![a-z])[^!?\n0-9]{{0,45}}?({_DATE}){NO_WORD_AFTER}(?![./-][0-9])",
     re.IGNORECASE,
 )
 _PASSPORT = re.compile(
@@ -50,6 +58,15 @@ _PASSPORT = re.compile(
     r"?[0-9]{6,8}|[0-9]{2}[A-Z]{2}[0-9]{5}|[0-9]{3} [0-9]{3} [0-9]{3})(?![\w]|-[0-9])",
     re.IGNORECASE,
 )
+_NUMBERED = re.compile(
+    r"num|\bno\b|nr|n[°º]|№|#|:|=|\bis\b|\bist\b|\bes\b|\best\b|\bè\b|\bé\b", re.IGNORECASE
+)
+"""What makes a bare number behind the word a passport's, and not a count of people."""
+_GERMAN_PASSPORT = re.compile(
+    r"(?:passports?|Reisepass(?:nummer)?|Passnummer)[^.!?\n0-9]{0,20}?(?<![\w-])"
+    r"([CFGHJK](?=[A-Z]*[0-9])[CFGHJ-NPRTV-Z0-9]{8})(?![\w-])"
+)
+"""Nine characters without vowels, so that they make no word."""
 _PASSPORT_AFTER = re.compile(
     r"(?<![\w-])((?=[A-Z]*[0-9])[A-Z]{0,2}[0-9]{6,9})(?= (?:is|was|as)? ?(?:my|his|her|the|their"
     r"|your)? ?passport)"
@@ -103,8 +120,13 @@ def passports(text: str, regions: Regions) -> Iterator[Span]:
     """Yield numbers beside a word for passport."""
     for pattern in (_PASSPORT, _PASSPORT_AFTER):
         for match in pattern.finditer(text):
-            if len(digits_of(match.group(1))) >= 4 and match.group(1).upper() == match.group(1):
+            value, named = match.group(1), text[match.start() : match.start(1)]
+            counts = value.isdigit() and len(named) > 12 and not _NUMBERED.search(named)
+            if len(digits_of(value)) >= 4 and value.upper() == value and not counts:
                 yield Span("passport", *match.span(1))
+    for match in _GERMAN_PASSPORT.finditer(text):
+        if len(digits_of(match.group(1))) >= 2:
+            yield Span("passport", *match.span(1))
 
 
 def vehicles(text: str, regions: Regions) -> Iterator[Span]:

@@ -10,24 +10,29 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from pipeline_lib.personal_data.context import around, before, words
+from pipeline_lib.personal_data.context import LAST_OF_THEM, NO_WORD_AFTER, around, before, words
 from pipeline_lib.personal_data.credentials import is_stand_in
 from pipeline_lib.personal_data.domains import TOP_LEVEL
 from pipeline_lib.personal_data.kinds import Regions, Span
 
 _LOCAL = r"[^\W_](?:[\w.+'%&~-]{0,62}[\w+-])?|_[\w.+-]{0,62}\w"
 _LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
+_NO_ARTICLE = r"(?!(?:the|this|that|an?|any|each|every|my|your|our|their|its|some|which|all|one)\b)"
 _EMAIL = re.compile(
-    rf"(?<![\w.+@/%-])(?:{_LOCAL})@(?:{_LABEL}\.)+([^\W\d_]{{2,24}}|xn--[a-z0-9-]{{2,59}})(?![\w@(]"
-    rf"|-\w|\.\w+\()"
+    rf"(?<![\w.+@/%-])(?:{_LOCAL})@(?:{_LABEL}\.)+([A-Za-z]{{2,24}}|[^\W\d_]{{2,24}}|xn--[a-z0-9-]{{2,59}})"
+    rf"{NO_WORD_AFTER}(?![@(]|-\w|\.\w+\()"
 )
 _DISGUISED = re.compile(
     (
         rf"(?<![\w.+@/-])[\w.+-]{{2,64}} ?[\[({{] ?at ?[\])}}] ?{_LABEL}(?: ?[\[({{] ?dot ?[\])}}] ?"
         rf"|\.)([a-z]{{2,24}})(?!\w)"
+        rf"|(?<![\w.+@/-])[\w.+-]{{2,64}} at {_NO_ARTICLE}{_LABEL}(?: dot {_LABEL}){{0,2}} dot "
+        rf"([a-z]{{2,24}})(?!\w)"
     ),
     re.IGNORECASE,
 )
+_AT = re.compile(r"@|[\[({] ?at ?[\])}] ?| at ", re.IGNORECASE)
+_DOT = re.compile(r" ?[\[({] ?dot ?[\])}] ?| dot ", re.IGNORECASE)
 _RESERVED_DOMAIN = re.compile(
     r"(?:^|[.@])(?:example\.(?:com|org|net|edu)|example\.co\.[a-z]{2}|test|example|invalid|localhost)$",
     re.IGNORECASE,
@@ -95,12 +100,13 @@ def emails(text: str, regions: Regions) -> Iterator[Span]:
     found = (match for match in _EMAIL.finditer(text) if not _is_userinfo(text, match))
     disguised = _DISGUISED.finditer(text) if "at" in text else iter(())
     for match in chain(found, disguised):
-        domain = re.split(r"@|[\[({] ?at ?[\])}] ?", match.group(0), maxsplit=1, flags=re.IGNORECASE)[-1]
-        known = match.group(1).lower() in TOP_LEVEL or match.group(1).startswith("xn--")
-        if known and not _RESERVED_DOMAIN.search(
-            re.sub(r" ?[\[({] ?dot ?[\])}] ?", ".", domain, flags=re.IGNORECASE)
-        ):
-            yield Span("email", *match.span())
+        mailbox, domain = _AT.split(match.group(0), maxsplit=1)
+        top = str(match.group(match.lastindex or 1)).lower()
+        known = top in TOP_LEVEL or top.startswith("xn--")
+        if known and not _RESERVED_DOMAIN.search(_DOT.sub(".", domain)):
+            # A sentence in Chinese or Japanese runs into the address, seldom is it part of one.
+            sentence = LAST_OF_THEM.match(mailbox)
+            yield Span("email", match.start() + (sentence.end() if sentence else 0), match.end())
 
 
 def _is_userinfo(text: str, match: re.Match[str]) -> bool:

@@ -12,8 +12,17 @@ import phonenumbers
 from stdnum import iban as iban_number
 from stdnum import luhn
 
-from pipeline_lib.personal_data.checksums import is_card_prefix, is_maestro_prefix
-from pipeline_lib.personal_data.context import DASHES, SEPARATORS, around, before, digits_of, words
+from pipeline_lib.personal_data.checksums import is_card_prefix, is_rare_card_prefix
+from pipeline_lib.personal_data.context import (
+    DASHES,
+    NO_WORD_AFTER,
+    NO_WORD_BEFORE,
+    SEPARATORS,
+    around,
+    before,
+    digits_of,
+    words,
+)
 from pipeline_lib.personal_data.kinds import Regions, Span
 
 _GAP = rf"[{SEPARATORS}{DASHES}./]"
@@ -21,10 +30,10 @@ _RUN = re.compile(rf"[0-9](?:(?:{_GAP}|[()]){{0,3}}[0-9]){{6,}}")
 _REACH = 24
 """Characters after a run of digits that an extension, and the look at what follows, may need."""
 _EXTENSION = rf"(?:,?[{SEPARATORS}]?(?:x|ext\.?|extension|#)[{SEPARATORS}.:]?[0-9]{{1,6}})?"
-_FREE = r"(?<![\w+.,/=$€£¥#%^*:\-(])"
-_END = r"(?!\w|[.,][0-9]|[\-/–:][0-9]|%|[ ]?[*=×÷^])"
+_FREE = NO_WORD_BEFORE + r"(?<![+.,/=$€£¥#%^*:\-(])"
+_END = NO_WORD_AFTER + r"(?![.,][0-9]|[\-/–:][0-9]|%|[ ]?[*=×÷^])"
 _NORTH_AMERICA = re.compile(
-    rf"(?<![\w+./$€£¥#%^*\-])(?<![0-9],)(?:(?:\+"
+    rf"{NO_WORD_BEFORE}(?<![+./$€£¥#%^*\-])(?<![0-9],)(?:(?:\+"
     rf"|00)?1[{SEPARATORS}{DASHES}.]?)?(?:\(([0-9]{{3}})\)[{SEPARATORS}{DASHES}.]?"
     rf"|([0-9]{{3}})[{SEPARATORS}{DASHES}./])"
     rf"([0-9]{{3}})[{SEPARATORS}{DASHES}.]([0-9]{{4}}){_EXTENSION}{_END}",
@@ -32,8 +41,8 @@ _NORTH_AMERICA = re.compile(
 )
 _INTERNATIONAL = re.compile(
     (
-        rf"(?<![\w+./=$€£¥#%^*\-])(?<![0-9],)\(?(?:\+|00{_GAP}?)\(?[1-9][0-9]{{0,2}}\)?(?:(?:{_GAP}"
-        rf"|[()]){{0,3}}[0-9]){{6,13}}{_EXTENSION}(?!\w|%)"
+        rf"{NO_WORD_BEFORE}(?<![+./=$€£¥#%^*\-])(?<![0-9],)\(?(?:\+|00{_GAP}?)\(?[1-9][0-9]{{0,2}}\)?(?:(?:{_GAP}"
+        rf"|[()]){{0,3}}[0-9]){{6,13}}{_EXTENSION}{NO_WORD_AFTER}(?!%)"
     ),
     re.IGNORECASE,
 )
@@ -148,10 +157,10 @@ _DATE = re.compile(
     r"|(?:1[0-9]|20)[0-9]{2}[ ]?[-–/][ ]?[0-9]{2,4}|[0-9]+\.[0-9]+$)(?![./-]?[0-9])"
 )
 _CARD = re.compile(
-    rf"(?<![\w.,/+])(?<![0-9][-:])(?:[0-9]{{12,19}}"
+    rf"{NO_WORD_BEFORE}(?<![.,/+])(?<![0-9][-:])(?:[0-9]{{12,19}}"
     rf"|[0-9]{{4}}([{SEPARATORS}{DASHES}.])[0-9]{{4}}\1[0-9]{{4}}\1[0-9]{{4}}(?:\1[0-9]{{3}}(?![0-9/]))?"
     rf"|[0-9]{{4}}([{SEPARATORS}{DASHES}])[0-9]{{6}}\2[0-9]{{4,5}}"
-    rf"|[0-9]{{4}}([{SEPARATORS}{DASHES}])[0-9]{{4}}\3[0-9]{{4}}\3[0-9]{{1,3}})(?!\w|[.,-][0-9])"
+    rf"|[0-9]{{4}}([{SEPARATORS}{DASHES}])[0-9]{{4}}\3[0-9]{{4}}\3[0-9]{{1,3}}){NO_WORD_AFTER}(?![.,-][0-9])"
 )
 _CARD_WORDS = words(
     r"(?:credit|debit|bank)?[ -]?cards?",
@@ -165,8 +174,16 @@ _CARD_WORDS = words(
     r"tarjeta",
     r"cart[ãa]o",
     r"carta",
+    r"信用卡",
+    r"银行卡",
+    r"カード",
+    r"카드",
 )
 _IBAN = re.compile(rf"(?<![A-Za-z0-9])[A-Z]{{2}}[0-9]{{2}}(?:[{SEPARATORS}{DASHES}]?[A-Z0-9]){{11,31}}")
+_NAMED_IBAN = re.compile(
+    rf"(?<=iban)\W{{1,3}}([a-z]{{2}}[0-9]{{2}}(?:[{SEPARATORS}{DASHES}]?[a-z0-9]){{11,31}})", re.IGNORECASE
+)
+"""In small letters too, which bare would be too much like any word of letters and digits."""
 
 
 def phones(text: str, regions: Regions) -> Iterator[Span]:
@@ -303,18 +320,20 @@ def is_card(value: str) -> bool:
 
 
 def is_named_card(value: str) -> bool:
-    """Return whether the digits may be a card where the text calls them one: Maestro of any length."""
-    return is_maestro_prefix(digits_of(value)) and bool(luhn.is_valid(digits_of(value)))
+    """Return whether the digits may be a card where the text calls them one: of a rare length."""
+    return is_rare_card_prefix(digits_of(value)) and bool(luhn.is_valid(digits_of(value)))
 
 
 def ibans(text: str, regions: Regions) -> Iterator[Span]:
     """Yield bank accounts whose length fits their country and whose remainder by 97 is 1 (ISO 13616)."""
-    for match in _IBAN.finditer(text):
-        value = match.group(0)
-        for end in range(len(value), 14, -1):
-            following = text[match.start() + end : match.start() + end + 1]
-            if not following.isalnum() and value[end - 1].isalnum() and is_iban(value[:end]):
-                yield Span("iban", match.start(), match.start() + end)
+    bare = [match.span() for match in _IBAN.finditer(text)]
+    named = [match.span(1) for match in _NAMED_IBAN.finditer(text)]
+    for start, end in {*bare, *named}:
+        value = text[start:end]
+        for length in range(len(value), 14, -1):
+            following = text[start + length : start + length + 1]
+            if not following.isalnum() and value[length - 1].isalnum() and is_iban(value[:length]):
+                yield Span("iban", start, start + length)
                 break
 
 

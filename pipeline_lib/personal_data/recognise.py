@@ -3,12 +3,18 @@
 A *recogniser* is any function from a text to spans; `find` and `Replacer` accept several beside the patterns.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Protocol
 
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.personal_data.kinds import Span
 
+PRESIDIO_MODEL = "en_core_web_lg"
+"""The spaCy model that Presidio takes by itself."""
+WINDOW, OVERLAP = 1_200, 120
+"""Characters that GLiNER is given at a time, and how many of them the next part has again."""
+
+_GLINER_KINDS = {"person": "person", "location": "location", "organization": "organisation"}
 _PRESIDIO_KINDS = {"PERSON": "person", "LOCATION": "location", "ORGANIZATION": "organisation", "NRP": "group"}
 
 
@@ -20,19 +26,29 @@ class Recogniser(Protocol):
         ...
 
 
-def presidio_recogniser(language: str = "en", threshold: float = 0.5) -> Recogniser:
-    """Return a recogniser of person, location, organisation and group by Presidio's default model.
+def presidio_recogniser(language: str = "en", threshold: float = 0.5, model: str | None = None) -> Recogniser:
+    """Return a recogniser of person, location, organisation and group by Presidio with a spaCy model.
 
-    `threshold` is the least score that counts (0 to 1). Raises ConfigError where presidio-analyzer is not
-    installed.
+    `threshold` is the least score that counts (0 to 1); `model` an installed spaCy package or a directory,
+    None Presidio's own for English. Raises ConfigError where presidio-analyzer or the model is missing.
     """
     try:
         from presidio_analyzer import AnalyzerEngine
+        from presidio_analyzer.nlp_engine import NlpEngineProvider
     except ImportError as error:
         raise ConfigError(
             "names need presidio-analyzer, which is not installed; pip install presidio-analyzer."
         ) from error
-    engine = AnalyzerEngine()
+    models = [{"lang_code": language, "model_name": model or PRESIDIO_MODEL}]
+    provider = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models})
+    try:
+        engine = AnalyzerEngine(nlp_engine=provider.create_engine(), supported_languages=[language])
+    # spaCy's download, which Presidio tries for a missing model, ends the interpreter where it fails.
+    except (OSError, ValueError, SystemExit) as error:
+        raise ConfigError(
+            f"scrub.names_model: spaCy has no model {model or PRESIDIO_MODEL}; "
+            f"python -m spacy download {model or PRESIDIO_MODEL}"
+        ) from error
 
     def recognise(text: str) -> list[Span]:
         results = engine.analyze(
@@ -43,17 +59,49 @@ def presidio_recogniser(language: str = "en", threshold: float = 0.5) -> Recogni
     return recognise
 
 
-def recogniser_from(find_entities: Callable[[str], list[dict[str, object]]]) -> Recogniser:
-    """Return a recogniser over a function that yields `label`, `start`, `end`, as GLiNER's does."""
+def gliner_recogniser(
+    model: str, revision: str | None = None, threshold: float = 0.5, device: str = "cpu"
+) -> Recogniser:
+    """Return a recogniser of person, location and organisation by a GLiNER model.
+
+    `model` is a directory or a hub id at the commit `revision`. Raises ConfigError where gliner is not
+    installed or has no such model.
+    """
+    try:
+        from gliner import GLiNER
+    except ImportError as error:
+        raise ConfigError("names need gliner, which is not installed; pip install gliner.") from error
+    try:
+        loaded = GLiNER.from_pretrained(model, revision=revision, map_location=device).eval()
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise ConfigError(f"scrub.names_model: GLiNER has no model {model} ({reason})") from error
 
     def recognise(text: str) -> list[Span]:
-        return [
-            Span(
-                str(entity["label"]).lower().replace(" ", "_"),
-                int(str(entity["start"])),
-                int(str(entity["end"])),
-            )
-            for entity in find_entities(text)
-        ]
+        found = {
+            Span(_GLINER_KINDS[one["label"]], begin + one["start"], begin + one["end"])
+            for begin, window in windows(text)
+            for one in loaded.predict_entities(window, list(_GLINER_KINDS), threshold=threshold)
+        }
+        return sorted(found, key=lambda span: (span.start, span.end, span.kind))
 
     return recognise
+
+
+def windows(text: str) -> Iterator[tuple[int, str]]:
+    """Yield parts of a text with where they begin, cut between words, each with the end of the one before.
+
+    GLiNER reads a few hundred words and leaves out the rest.
+    """
+    begin = 0
+    while len(text) - begin > WINDOW:
+        end = _after_a_space(text, begin + WINDOW - OVERLAP, begin + WINDOW)
+        yield begin, text[begin:end]
+        begin = _after_a_space(text, end - 2 * OVERLAP, end - OVERLAP)
+    yield begin, text[begin:]
+
+
+def _after_a_space(text: str, least: int, most: int) -> int:
+    """Return the last place up to ``most`` that follows white space, or ``most`` where there is none."""
+    place = max(text.rfind(space, least, most) for space in (" ", "\n"))
+    return place + 1 if place >= 0 else most

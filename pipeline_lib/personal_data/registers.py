@@ -42,7 +42,15 @@ from stdnum.us import itin, ssn
 from stdnum.za import idnr as south_african
 
 from pipeline_lib.personal_data.checksums import is_nino, is_nric
-from pipeline_lib.personal_data.context import DASHES, SEPARATORS, compact, digits_of, words
+from pipeline_lib.personal_data.context import (
+    DASHES,
+    NO_WORD_AFTER,
+    NO_WORD_BEFORE,
+    SEPARATORS,
+    compact,
+    digits_of,
+    words,
+)
 
 Check = Callable[[str], bool]
 
@@ -64,7 +72,11 @@ _DASH = rf"[{DASHES}]"
 
 
 def _register(region: str, form: str, check: Check, *names: str, named: bool = False) -> Register:
-    bounded = re.compile(rf"(?<![\w$€£#+=])(?<![0-9][.,/-])(?<!://)(?:{form})(?!\w|[.,/-][0-9])")
+    before, after = (
+        rf"{NO_WORD_BEFORE}(?<![$€£#+=])(?<![0-9][.,/-])(?<!://)",
+        rf"{NO_WORD_AFTER}(?![.,/-][0-9])",
+    )
+    bounded = re.compile(f"{before}(?:{form}){after}")
     return Register(region, bounded, check, words(*names), named)
 
 

@@ -108,9 +108,8 @@ def _substituted(text: str, spans: list[Span], stand_ins: _StandIns) -> str:
 def normalised(kind: str, value: str) -> str:
     """Return the form in which two spellings of one value are equal."""
     if kind == "email":
-        return re.sub(
-            r"\s*[\[({]\s*at\s*[\])}]\s*", "@", re.sub(r"\s*[\[({]\s*dot\s*[\])}]\s*", ".", value.lower())
-        )
+        dotted = re.sub(r"\s*[\[({]\s*dot\s*[\])}]\s*|\sdot\s", ".", value.lower())
+        return re.sub(r"\s*[\[({]\s*at\s*[\])}]\s*|\sat\s", "@", dotted)
     if kind == "phone":
         number = digits_of(re.split(r"x|ext|#", value.replace("(0)", ""), maxsplit=1, flags=re.IGNORECASE)[0])
         return number.removeprefix("00").removeprefix("1") if len(number) > 10 else number

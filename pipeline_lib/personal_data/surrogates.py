@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.personal_data.checksums import is_vin
 from pipeline_lib.personal_data.identity import MONTHS, register_of
-from pipeline_lib.personal_data.numeric import is_card, is_iban
+from pipeline_lib.personal_data.numeric import is_card, is_iban, is_named_card
 
 if TYPE_CHECKING:
     from faker import Faker
@@ -199,7 +199,7 @@ def _organisation(value: str, random: Random, faker: "Faker") -> str:
 _MAKERS: dict[str, Callable[[str, Random, "Faker"], str]] = {
     "email": _email,
     "phone": _phone,
-    "credit_card": _until(is_card, keep=4),
+    "credit_card": _until(lambda made: is_card(made) or is_named_card(made), keep=4),
     "iban": _until(is_iban, keep=2),
     "national_id": _national_id,
     "ip_address": _ip_address,

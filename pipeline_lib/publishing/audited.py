@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline_lib.kinds import Audit, Ratings, Tokens
-from pipeline_lib.publishing.scores import figure
+from pipeline_lib.pages.rendering import figure
 
 MASK_AUDIT = "audit.html"
 """The page that `tokenize` leaves beside its shards."""

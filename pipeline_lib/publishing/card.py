@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.kinds import Evaluation, Model
-from pipeline_lib.publishing.lineage import Ancestor, base_evaluation, lineage
-from pipeline_lib.publishing.rendering import environment
+from pipeline_lib.kinds import Model
+from pipeline_lib.pages.rendering import environment
+from pipeline_lib.publishing.audited import audit_rows
+from pipeline_lib.publishing.lineage import lineage
 from pipeline_lib.publishing.scores import ScoreRow, score_rows
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 def model_card(config: RegisterConfig, model: Model, contents: RunContents) -> str:
     """Return the card of ``model`` as Markdown; the same inputs give the same text."""
-    ancestors = lineage(contents.artifacts)
-    template = environment().get_template("model_card.md.j2")
+    ancestors = lineage(contents.artifacts, contents.result)
+    template = environment("pipeline_lib.publishing").get_template("model_card.md.j2")
     return template.render(
         header=header(
             {
@@ -38,7 +39,9 @@ def model_card(config: RegisterConfig, model: Model, contents: RunContents) -> s
         method=contents.training.manifest.stats.get("method", "") if contents.training else "",
         parameters=contents.training.manifest.stats.get("parameters") if contents.training else None,
         verdict=contents.verdict.read() if contents.verdict else None,
-        scores=_scores(contents, ancestors),
+        scores=_scores(contents),
+        base=next((a.manifest.config for a in ancestors if a.label == "base_model"), None),
+        audit=audit_rows(contents.audit.read()) if contents.audit else [],
         data=[a for a in ancestors if a.manifest.kind == "Dataset"],
         ancestors=ancestors,
         template_hash=template_hash(model.path),
@@ -62,11 +65,9 @@ def template_hash(model: Path) -> str | None:
     return hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None
 
 
-def _scores(contents: RunContents, ancestors: Sequence[Ancestor]) -> list[ScoreRow]:
-    if contents.evaluation is None:
+def _scores(contents: RunContents) -> list[ScoreRow]:
+    measured = {role: evaluation.scores() for role, evaluation in contents.evaluations.items()}
+    if "tuned" not in measured:
         return []
-    base: Evaluation | None = (
-        base_evaluation(ancestors, contents.evaluation, contents.training) if contents.training else None
-    )
     comparison = contents.verdict.read().get("comparison", {}) if contents.verdict else {}
-    return score_rows(base.scores() if base else None, contents.evaluation.scores(), comparison)
+    return score_rows(measured.get("base"), measured["tuned"], comparison)

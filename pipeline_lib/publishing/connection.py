@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from pipeline_lib.core.errors import ServiceError
+from pipeline_lib.core.errors import ConfigError, ServiceError
 from pipeline_lib.settings import home, settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from pydantic import BaseModel
 
+REFUSALS = ("INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED")
+"""MLflow's codes for what another try does not mend."""
 TRIES = 3
 FIRST_WAIT_S = 0.5
 PROBE_TIMEOUT_S = 10
@@ -49,7 +51,7 @@ QUIET_ENVIRONMENT = {
 def tracking_uri() -> str:
     """Return the tracking URI of the settings, an SQLite path made absolute."""
     uri = settings().mlflow_tracking_uri
-    database = _database(uri)
+    database = database_of(uri)
     return f"{SQLITE}{database}" if database else uri
 
 
@@ -59,7 +61,7 @@ def registry_target(config: BaseModel) -> str:
     The mark makes a registration whose SQLite file was deleted count as missing, so that it is done again.
     """
     uri = tracking_uri()
-    database = _database(uri)
+    database = database_of(uri)
     mark = " (absent)" if database and not database.exists() else ""
     return without_credentials(uri) + mark
 
@@ -74,22 +76,25 @@ def without_credentials(uri: str) -> str:
 
 def artifact_location() -> str | None:
     """Return where a new experiment keeps its files, as a URI; None where a server decides."""
-    return (home() / "mlflow-artifacts").resolve().as_uri() if _database(tracking_uri()) else None
+    return (home() / "mlflow-artifacts").resolve().as_uri() if database_of(tracking_uri()) else None
 
 
-def _database(uri: str) -> Path | None:
+def database_of(uri: str) -> Path | None:
+    """Return the file behind an SQLite URI; None for a server, another database, or one in memory."""
     path = uri.removeprefix(SQLITE)
     return Path(path).resolve() if path != uri and path not in ("", ":memory:") else None
 
 
 @contextmanager
 def connected() -> Iterator[MlflowClient]:
-    """Yield a client of a registry that answers; ServiceError in one line where it does not or refuses.
+    """Yield a client of a registry that answers; in one line ServiceError where it does not.
+
+    ConfigError where it refuses what is asked.
 
     Within the block the fluent functions of ``mlflow`` go to the same place.
     """
     uri = tracking_uri()
-    database = _database(uri)
+    database = database_of(uri)
     with _environment({**_unless_set(QUIET_ENVIRONMENT), "MLFLOW_TRACKING_URI": uri}), quiet():
         import mlflow
         from requests import RequestException
@@ -103,8 +108,9 @@ def connected() -> Iterator[MlflowClient]:
             _probe(client)
             yield client
         except (mlflow.MlflowException, RequestException, SQLAlchemyError) as error:
-            raise ServiceError(
-                f"MLflow at {without_credentials(uri)}: {_line(error)}; "
+            refused = getattr(error, "error_code", None) in REFUSALS
+            raise (ConfigError if refused else ServiceError)(
+                f"MLflow at {without_credentials(uri)} {_line(error)}; "
                 "check MLFLOW_TRACKING_URI and run again, what is built is kept"
             ) from error
 
@@ -127,8 +133,13 @@ def _probe(client: MlflowClient) -> None:
 
 
 def _line(error: Exception) -> str:
+    from requests import RequestException
+
+    # MLflow words a broken connection at length, around the error that it met.
+    if isinstance(error.__context__, RequestException):
+        return f"does not answer ({type(error.__context__).__name__})"
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return "says: " + (lines[0][:300] if lines else type(error).__name__)
 
 
 @contextmanager

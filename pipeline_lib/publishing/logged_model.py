@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from pipeline_lib.kinds import Model
+from pipeline_lib.core.errors import DataError
+from pipeline_lib.kinds import Adapter, Model
 from pipeline_lib.publishing.quiet import transformers_quiet
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate", "safetensors", 
 EXAMPLE_TOKENS = 64
 CHAT_TASK = "llm/v1/chat"
 TEXT_TASK = "text-generation"
+MODELS = "models:/"
 
 
 def size_mb(path: Path) -> float:
@@ -30,25 +32,44 @@ def size_mb(path: Path) -> float:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
 
 
-def requirements() -> list[str]:
+def requirements(*more: str) -> list[str]:
     """Return the packages that the logged model needs, at the versions that it was made with."""
-    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in (*REQUIREMENTS, *more)]
 
 
-def log_weights(run_id: str, model: Model, card: str, prompt: Sequence[dict[str, str]]) -> str:
-    """Log the model with its weights into the run and return its URI (``models:/m-…``)."""
+def base_of(adapter: Adapter) -> Path:
+    """Return the base model that an adapter was trained on; DataError where it is not on this machine."""
+    base = adapter.path.parents[1] / adapter.manifest.inputs["base"].address
+    if not (base / "config.json").exists():
+        raise DataError(f"{base}: the adapter's base is not here; set register.logged to merged")
+    return base
+
+
+def log_weights(
+    run_id: str, model: Model, card: str, prompt: Sequence[dict[str, str]], adapter: Adapter | None = None
+) -> str:
+    """Log the model with its weights into the run and return its URI (``models:/m-…``).
+
+    With ``adapter`` MLflow holds that alone, and the path of the base that it is put on when it is loaded.
+    """
     import mlflow.transformers
     from huggingface_hub import ModelCard
 
     with transformers_quiet(), mlflow.start_run(run_id=run_id):
         weights, tokenizer = _load(model)
+        further: dict[str, Any] = {}
+        if adapter:
+            base = base_of(adapter)
+            weights = _adapted(base, adapter)
+            further = {"base_model_path": str(base.resolve())}
         logged = mlflow.transformers.log_model(
             {"model": weights, "tokenizer": tokenizer},
             name="model",
-            pip_requirements=requirements(),
+            pip_requirements=requirements(*(["peft"] if adapter else [])),
             model_card=ModelCard(card),
             metadata={"digest": model.digest, "fingerprint": model.fingerprint},
             **_interface(tokenizer, prompt),
+            **further,
         )
     return str(logged.model_uri)
 
@@ -60,6 +81,15 @@ def _load(model: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     # Three parts make no hub id: MLflow would ask the hub about any name that could be one.
     weights.name_or_path = f"store/{model.address}"
     return weights, AutoTokenizer.from_pretrained(model.path)
+
+
+def _adapted(base: Path, adapter: Adapter) -> PreTrainedModel:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    adapted: Any = PeftModel.from_pretrained(plain, adapter.path)
+    return cast("PreTrainedModel", adapted)
 
 
 def _interface(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[dict[str, str]]) -> dict[str, Any]:
@@ -86,7 +116,7 @@ def log_reference(client: MlflowClient, run_id: str, model: Model) -> str:
     logged = mlflow.create_external_model(
         name="model", source_run_id=run_id, tags=tags, model_type=TEXT_TASK, experiment_id=experiment
     )
-    return f"models:/{logged.model_id}"
+    return f"{MODELS}{logged.model_id}"
 
 
 def delete_logged(client: MlflowClient, run_id: str) -> None:

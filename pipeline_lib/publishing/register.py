@@ -9,15 +9,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from pipeline_lib.core.config import StageConfig
-from pipeline_lib.core.errors import ServiceError
+from pipeline_lib.core.errors import ConfigError, ServiceError
 from pipeline_lib.core.output import Output
+from pipeline_lib.core.progress import mention
 from pipeline_lib.core.stage import stage
-from pipeline_lib.kinds import Audit, Dataset, Evaluation, Model, Registration, Report, Trained, Verdict
+from pipeline_lib.kinds import (
+    Adapter,
+    Audit,
+    Dataset,
+    Evaluation,
+    Model,
+    Profile,
+    Registration,
+    Report,
+    Trained,
+    Verdict,
+    brings_code,
+)
 from pipeline_lib.publishing.connection import connected, registry_target, tracking_uri, without_credentials
 
 if TYPE_CHECKING:
@@ -50,10 +63,20 @@ class RegisterConfig(StageConfig):
         ge=0,
         description="Largest model in MB (10^6 bytes) copied to MLflow; a larger one is logged by reference.",
     )
+    logged: Literal["merged", "adapter"] = Field(
+        default="merged",
+        description="What MLflow holds: the merged model, or the adapter alone with the path of its base.",
+    )
     license: str = Field(
         default="unknown",
         min_length=1,
         description="Licence of the model, as the model card's header names it (apache-2.0, …).",
+    )
+    base_license: str = Field(
+        default="unknown", min_length=1, description="Licence of the base model, for the model card."
+    )
+    data_license: str = Field(
+        default="unknown", min_length=1, description="Licence of the training data, for the model card."
     )
     language: str = Field(
         default="en", min_length=1, description="Language code of the model for its card's header."
@@ -63,39 +86,47 @@ class RegisterConfig(StageConfig):
     )
 
 
-@stage(produces=Registration, version=1, target=registry_target)
+@stage(produces=Registration, version=2, target=registry_target)
 def register(
     out: Output,
     config: RegisterConfig,
     model: Model,
     adapter: Trained,
-    evaluation: Evaluation,
+    base: Evaluation,
+    tuned: Evaluation,
     verdict: Verdict,
     report: Report,
     datasets: tuple[Dataset, ...],
     audit: Audit | None = None,
+    champion: Evaluation | None = None,
+    profile: Profile | None = None,
 ) -> None:
     """One version in the registry, candidate or champion, and one MLflow run behind it."""
+    from pipeline_lib.publishing.champion import held_against, remember
+    from pipeline_lib.publishing.registry import require_name
     from pipeline_lib.publishing.tracking import RunContents
 
     fingerprint = register.recipe(
-        config, model, adapter, evaluation, verdict, report, datasets, audit
+        config, model, adapter, base, tuned, verdict, report, datasets, audit, champion, profile
     ).fingerprint
+    measured = {"base": base, "tuned": tuned, **({"champion": champion} if champion else {})}
     contents = RunContents(
-        (*datasets, adapter, model, evaluation, *([audit] if audit else []), verdict, report),
+        (*datasets, adapter, model, *measured.values(), *([audit] if audit else []), verdict, report),
         adapter,
-        evaluation,
+        measured,
         verdict,
         report,
         datasets,
         audit,
+        profile,
     )
     with _registering(), connected() as client:
+        require_name(client, config.model_name)
         version = _find(client, config, fingerprint)
         if version is None:
             _clear_killed(client, config, fingerprint)
             version = _publish(out, client, config, model, contents, fingerprint)
-        _complete(client, config, version, verdict)
+        _complete(client, config, version, verdict, held_against(verdict, champion))
         registered = {
             "name": config.model_name,
             "version": int(version.version),
@@ -104,6 +135,7 @@ def register(
             "tracking_uri": without_credentials(tracking_uri()),
             "experiment": config.experiment,
         }
+        remember(client, config.model_name)
     (out.path / "registration.json").write_text(json.dumps(registered, indent=1) + "\n", encoding="utf-8")
     out.stats = {key: registered[key] for key in ("name", "version", "aliases")}
 
@@ -118,8 +150,10 @@ def _registering() -> Iterator[None]:
 
 def _find(client: MlflowClient, config: RegisterConfig, fingerprint: str) -> ModelVersion | None:
     """Return the version that an earlier try of the same recipe registered."""
+    from pipeline_lib.publishing.registry import quoted
+
     found = client.search_model_versions(
-        f"name = '{_quoted(config.model_name)}' and tags.fingerprint = '{fingerprint}'"
+        f"name = '{quoted(config.model_name)}' and tags.fingerprint = '{fingerprint}'"
     )
     return max(found, key=lambda version: int(version.version)) if found else None
 
@@ -127,13 +161,10 @@ def _find(client: MlflowClient, config: RegisterConfig, fingerprint: str) -> Mod
 def _clear_killed(client: MlflowClient, config: RegisterConfig, fingerprint: str) -> None:
     """Mark and delete the runs of earlier tries of the same recipe: without a version they are halves."""
     from pipeline_lib.publishing.logged_model import delete_logged
-    from pipeline_lib.publishing.tracking import FINGERPRINT_TAG, end_run, experiment_id
+    from pipeline_lib.publishing.tracking import delete_halves, experiment_id
 
-    experiment = experiment_id(client, config.experiment)
-    for run in client.search_runs([experiment], f"tags.{FINGERPRINT_TAG} = '{fingerprint}'"):
-        delete_logged(client, run.info.run_id)
-        end_run(client, run.info.run_id, "KILLED")
-        client.delete_run(run.info.run_id)
+    for run_id in delete_halves(client, experiment_id(client, config.experiment), fingerprint):
+        delete_logged(client, run_id)
 
 
 def _publish(
@@ -146,11 +177,11 @@ def _publish(
 ) -> ModelVersion:
     from pipeline_lib.publishing.answers import first_prompt
     from pipeline_lib.publishing.card import model_card
-    from pipeline_lib.publishing.logged_model import log_reference, log_weights, size_mb
+    from pipeline_lib.publishing.logged_model import MODELS, log_reference, log_weights, size_mb
     from pipeline_lib.publishing.tracking import FINGERPRINT_TAG, end_run, log_file, log_run
 
-    assert contents.evaluation
     assert contents.verdict
+    adapter = _adapter(config, contents)
     tags = {FINGERPRINT_TAG: fingerprint, "kind": "registration", "model_name": config.model_name}
     run_id = log_run(
         client,
@@ -163,22 +194,24 @@ def _publish(
         card = model_card(config, model, contents)
         (out.work / "model_card.md").write_text(card, encoding="utf-8")
         log_file(client, run_id, out.work / "model_card.md")
-        by_value = size_mb(model.path) <= config.max_logged_mb
+        # What MLflow loads by itself, it loads without code of the model's own.
+        size = size_mb((adapter or model).path)
+        by_value = size <= config.max_logged_mb and not brings_code(model.path)
         uri = (
-            log_weights(run_id, model, card, first_prompt(contents.evaluation))
+            log_weights(run_id, model, card, first_prompt(contents.evaluations["tuned"]), adapter)
             if by_value
             else log_reference(client, run_id, model)
         )
-        _require_name(client, config.model_name)
         return client.create_model_version(
             config.model_name,
             uri,
             run_id=run_id,
+            model_id=uri.removeprefix(MODELS),
             tags={
                 "fingerprint": fingerprint,
                 "digest": model.digest,
                 "path": str(model.path.resolve()),
-                "stored": "weights" if by_value else "reference",
+                "stored": ("adapter" if adapter else "weights") if by_value else "reference",
                 "verdict": "open" if contents.verdict.read()["open"] else "closed",
             },
             description=_summary(contents.verdict),
@@ -188,37 +221,49 @@ def _publish(
         raise
 
 
-def _require_name(client: MlflowClient, name: str) -> None:
-    """Make the registered model unless it is there."""
-    from mlflow import MlflowException
+def _adapter(config: RegisterConfig, contents: RunContents) -> Adapter | None:
+    """Return the adapter where it is to be logged alone; ConfigError where none was trained."""
+    if config.logged == "merged":
+        return None
+    if not isinstance(contents.training, Adapter):
+        raise ConfigError(
+            "register.logged: adapter needs a training that made one (lora, qlora); set it to merged"
+        )
+    return contents.training
 
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
+def _complete(
+    client: MlflowClient, config: RegisterConfig, version: ModelVersion, verdict: Verdict, against: str | None
+) -> None:
+    """Give a new version its aliases and close its run; a version that has had them keeps what it has now.
 
-def _complete(client: MlflowClient, config: RegisterConfig, version: ModelVersion, verdict: Verdict) -> None:
-    """Give a new version its aliases and close its run; a version that has had them keeps what it has now."""
-    from pipeline_lib.publishing.registry import CANDIDATE, crown
+    Where another became champion since the model was judged, its verdict does not stand: it stays candidate.
+    """
+    from pipeline_lib.publishing.champion import overtaken
+    from pipeline_lib.publishing.registry import CANDIDATE, HELD_AGAINST, crown
     from pipeline_lib.publishing.tracking import end_run
 
     name, number = config.model_name, int(version.version)
     if version.tags.get(DONE) == "true":
         return
     client.set_registered_model_alias(name, CANDIDATE, str(number))
-    if verdict.read()["open"]:
-        crown(client, name, number, "the gate opened", "register")
+    if late := overtaken(client, name, version.tags["digest"], against):
+        mention(
+            f"{name} version {number} stays candidate: it was not held against version {late.version}, "
+            f"champion since; run again to judge it, or `finetune promote {name} {number}`"
+        )
+    else:
+        if against:
+            client.set_model_version_tag(name, str(number), HELD_AGAINST, against)
+        if verdict.read()["open"]:
+            crown(client, name, number, "the gate opened", "register")
     client.set_model_version_tag(name, str(number), DONE, "true")
     end_run(client, str(version.run_id))
 
 
 def _summary(verdict: Verdict) -> str:
+    """Return the verdict in Markdown, what failed first, for the version's page."""
     read = verdict.read()
-    closed = [str(rule["reason"]) for rule in read["rules"] if not rule["passed"]]
-    return "The gate is open." if read["open"] else ("The gate is closed: " + "; ".join(closed))[:4000]
-
-
-def _quoted(name: str) -> str:
-    return name.replace("'", "''")
+    rules = sorted(read["rules"], key=lambda rule: bool(rule["passed"]))
+    lines = [f"- {'met' if rule['passed'] else 'not met'}: {rule['reason']}" for rule in rules]
+    return "\n".join([f"The gate is {'open' if read['open'] else 'closed'}.", "", *lines])[:4000]

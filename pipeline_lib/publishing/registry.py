@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import ConfigError
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 FORMER, HISTORY = "former_champion", "history"
+HELD_AGAINST = "held_against"
+"""Tag of a version whose verdict stands: the digest of the champion's model that it was held against."""
+REASON = "reason"
+"""Tag of every version that is or was champion: why it last became that or ceased to be."""
+OURS = "fingerprint"
 TAG_LENGTH = 5000  # of a registered model's and a version's tag in MLflow's database
 REASON_LENGTH = 300
 
@@ -37,11 +43,18 @@ class VersionRow:
     fingerprint: str
     digest: str
     stored: str
-    """``weights`` where MLflow holds them, ``reference`` where it holds the store's path."""
+    """``weights`` or ``adapter`` where MLflow holds them, ``reference`` where it holds the store's path."""
     path: str
     former_champion: int | None
     reason: str
     """Why it last became champion or ceased to be."""
+    held_against: str
+    """Digest of the champion's model of that time, or ``nobody``; empty where no verdict stands."""
+
+    @property
+    def address(self) -> str:
+        """``<stage>/<fingerprint>`` of the model; its name and version where it came from elsewhere."""
+        return "/".join(Path(self.path).parts[-2:]) or f"{self.name}/{self.version}"
 
 
 def versions(name: str | None = None) -> list[VersionRow]:
@@ -51,11 +64,17 @@ def versions(name: str | None = None) -> list[VersionRow]:
         return [row for model in models for row in _rows(client, model)]
 
 
+def versions_of(client: MlflowClient, name: str) -> list[VersionRow]:
+    """Return the versions of one model, newest first; none where the registry does not have it."""
+    models = client.search_registered_models(f"name = '{quoted(name)}'")
+    return [row for model in models for row in _rows(client, model)]
+
+
 def _rows(client: MlflowClient, model: RegisteredModel) -> list[VersionRow]:
     aliases: dict[int, list[str]] = {}
     for alias, version in model.aliases.items():
         aliases.setdefault(int(version), []).append(alias)
-    found = client.search_model_versions(f"name='{model.name}'")
+    found = client.search_model_versions(f"name = '{quoted(model.name)}'")
     rows = [_row(version, aliases.get(int(version.version), [])) for version in found]
     return sorted(rows, key=lambda row: -row.version)
 
@@ -74,7 +93,8 @@ def _row(version: ModelVersion, aliases: list[str]) -> VersionRow:
         stored=tags.get("stored", ""),
         path=tags.get("path", ""),
         former_champion=int(tags[FORMER]) if FORMER in tags else None,
-        reason=tags.get("reason", ""),
+        reason=tags.get(REASON, ""),
+        held_against=tags.get(HELD_AGAINST, ""),
     )
 
 
@@ -92,18 +112,20 @@ def rollback(name: str, version: int | None, reason: str) -> VersionRow:
     Raises ConfigError where there is no champion, none before it, or ``version`` never was one.
     """
     with connected() as client:
-        model = _model(client, name)
+        _model(client, name)
         current = champion(client, name)
         if current is None:
             raise ConfigError(
                 f"{name} has no champion to roll back; `finetune promote {name} VERSION` makes one"
             )
         target = version if version is not None else _former(client, name, current)
-        if target not in _earlier_champions(model):
+        _require(client, name, target)
+        if target == current:
+            raise ConfigError(f"{name} version {target} is the champion; name an earlier one")
+        if REASON not in client.get_model_version(name, str(target)).tags:
             raise ConfigError(
                 f"{name} version {target} never was champion; use `finetune promote {name} {target}`"
             )
-        _require(client, name, target)
         crown(client, name, target, reason, "rollback")
         return _find(client, name, target)
 
@@ -133,9 +155,9 @@ def crown(client: MlflowClient, name: str, version: int, reason: str, action: st
     if former is not None and action != "rollback":
         client.set_model_version_tag(name, str(version), FORMER, str(former))
         client.set_registered_model_tag(name, FORMER, str(former))
-    client.set_model_version_tag(name, str(version), "reason", f"{action}: {reason}")
+    client.set_model_version_tag(name, str(version), REASON, f"{action}: {reason}")
     if former is not None:
-        client.set_model_version_tag(name, str(former), "reason", f"replaced by version {version}: {reason}")
+        client.set_model_version_tag(name, str(former), REASON, f"replaced by version {version}: {reason}")
     client.set_registered_model_alias(name, CHAMPION, str(version))
 
 
@@ -158,9 +180,32 @@ def _append_history(client: MlflowClient, name: str, entry: dict[str, Any]) -> N
     client.set_registered_model_tag(name, HISTORY, text)
 
 
-def _earlier_champions(model: RegisteredModel) -> set[int]:
-    entries = json.loads(model.tags.get(HISTORY, "[]"))
-    return {v for entry in entries for v in (entry["version"], entry["former"]) if v is not None}
+def require_name(client: MlflowClient, name: str) -> None:
+    """Make the registered model unless it is there; ConfigError where the name is taken by others."""
+    from mlflow import MlflowException
+
+    try:
+        client.create_registered_model(name)
+        return
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    kept = client.search_model_versions(f"name = '{quoted(name)}'")
+    # MLflow keeps prompts among the registered models, but leaves them out of this list.
+    if not client.search_registered_models(f"name = '{quoted(name)}'"):
+        there = "a prompt"
+    elif kept and not any(OURS in version.tags for version in kept):
+        there = "a model of another origin"
+    else:
+        return
+    raise ConfigError(
+        f"the registry keeps {there} under the name {name!r}; set register.model_name to another"
+    )
+
+
+def quoted(name: str) -> str:
+    """Return a name as it stands in a filter of MLflow."""
+    return name.replace("'", "''")
 
 
 def _model(client: MlflowClient, name: str) -> RegisteredModel:

@@ -7,7 +7,6 @@ nothing that changes from run to run (times, hosts): the same inputs give the sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -20,7 +19,6 @@ from pipeline_lib.kinds import Audit, Dataset, Evaluation, Ratings, Report, Toke
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-FATES = ("read", "dropped", "reasons")
 NO_FIGURES = dict.fromkeys(("metric", "value", "low", "high", "threshold", "reason"))
 VOLATILE = ("seconds", "tokens_per_second", "peak_memory_mb")
 
@@ -32,23 +30,7 @@ class ReportConfig(StageConfig):
     answers: int = Field(default=12, ge=0, le=200, description="Number of sample answers shown side by side.")
 
 
-@dataclass(frozen=True)
-class FunnelRow:
-    """What one stage made of the conversations that it read."""
-
-    stage: str
-    read: int
-    kept: int
-    dropped: int
-    share: float
-    """Kept, as a percentage of the most that any stage read."""
-    reasons: tuple[tuple[str, int, float], ...]
-    """Reason, count, and the count as a percentage of what was dropped; the most frequent first."""
-    parts: tuple[tuple[str, int], ...]
-    """Rows per split, where the stage made several."""
-
-
-@stage(produces=Report, version=3)
+@stage(produces=Report, version=4)
 def report(
     out: Output,
     config: ReportConfig,
@@ -60,12 +42,14 @@ def report(
     verdict: Verdict,
     audit: Audit | None = None,
     ratings: Ratings | None = None,
+    champion: Evaluation | None = None,
 ) -> None:
     """One page on data, training, scores, audit, answers, verdict and lineage, and its short form."""
+    from pipeline_lib.pages.funnel import funnel
+    from pipeline_lib.pages.rendering import environment
     from pipeline_lib.publishing.answers import sample_answers
     from pipeline_lib.publishing.audited import audit_rows, mask_audit, passages, ratings_of
     from pipeline_lib.publishing.lineage import lineage
-    from pipeline_lib.publishing.rendering import environment
     from pipeline_lib.publishing.scores import general_rows, score_rows, slice_rows
 
     read = verdict.read()
@@ -75,6 +59,7 @@ def report(
         "open": read["open"],
         "rules": [NO_FIGURES | rule for rule in read["rules"]],
         "scores": score_rows(base_evaluation.scores(), scores, read.get("comparison", {})),
+        "champion": score_rows(champion.scores(), scores, read.get("champion", {})) if champion else [],
         "slices": slice_rows(read.get("slices", {})),
         "general": general_rows(read.get("general", {})),
         "audit": audit_rows(audit.read()) if audit else [],
@@ -83,58 +68,34 @@ def report(
         "mask_audit": mask_audit(tokens),
         "count": scores["count"],
         "signatures": scores.get("signatures", {}),
-        "funnel": funnel(curation, tokens),
+        "funnel": funnel(counts(curation, tokens)),
         "training": training_facts(training),
         "curves": _curves(training),
         "lengths": _lengths(tokens, base_evaluation, evaluation),
         "answers": sample_answers(evaluation, base_evaluation, config.answers),
         "lineage": lineage(
-            (*curation, tokens, training, base_evaluation, evaluation, *([audit] if audit else []), verdict)
+            (*curation, tokens, training, base_evaluation, evaluation, *([audit] if audit else []), verdict),
+            evaluation,
         ),
     }
     for name in ("report.html", "report.md"):
-        text = environment().get_template(f"{name}.j2").render(page)
+        text = environment("pipeline_lib.publishing").get_template(f"{name}.j2").render(page)
         (out.path / name).write_text(text, encoding="utf-8", errors="replace")
     out.stats = {"open": read["open"], "answers": len(page["answers"])}
 
 
-def funnel(curation: Sequence[Dataset], tokens: Tokens) -> list[FunnelRow]:
-    """Return a row for every stage that counted conversations, in pipeline order."""
-    counted = list(_counts(curation, tokens))
-    most = max((stats["read"] for _, stats in counted), default=0)
-    return [_funnel_row(name, stats, most) for name, stats in counted]
-
-
-def _counts(curation: Sequence[Dataset], tokens: Tokens) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def counts(curation: Sequence[Dataset], tokens: Tokens) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the stages that read conversations with what they counted, in pipeline order."""
     for dataset in curation:
-        if "read" in dataset.manifest.stats:
-            yield dataset.manifest.stage, dataset.manifest.stats
+        yield dataset.manifest.stage, dataset.manifest.stats
     for part, stats in tokens.manifest.stats.items():
-        if isinstance(stats, Mapping) and "read" in stats:
+        if isinstance(stats, Mapping):
             yield f"{tokens.manifest.stage} {part}", stats
-
-
-def _funnel_row(name: str, stats: Mapping[str, Any], most: int) -> FunnelRow:
-    splits = tuple((k, stats[k]) for k in ("train", "validation", "test") if isinstance(stats.get(k), int))
-    kept = stats["kept"] if stats.get("kept") or not splits else sum(count for _, count in splits)
-    dropped = stats.get("dropped", 0)
-    reasons = sorted(stats.get("reasons", {}).items(), key=lambda item: (-item[1], item[0]))
-    return FunnelRow(
-        stage=name,
-        read=stats["read"],
-        kept=kept,
-        dropped=dropped,
-        share=100 * kept / most if most else 0.0,
-        reasons=tuple(
-            (reason, count, 100 * count / dropped if dropped else 0.0) for reason, count in reasons
-        ),
-        parts=splits,
-    )
 
 
 def training_facts(training: Trained) -> list[tuple[str, str]]:
     """Return what the training counted as (name, figure) pairs, without what differs from run to run."""
-    from pipeline_lib.publishing.scores import figure
+    from pipeline_lib.pages.rendering import figure
 
     facts = []
     for key, value in training.manifest.stats.items():
@@ -145,8 +106,8 @@ def training_facts(training: Trained) -> list[tuple[str, str]]:
 
 
 def _curves(training: Trained) -> list[Markup]:
-    from pipeline_lib.publishing.charts import Series, curves
-    from pipeline_lib.publishing.tracking import history
+    from pipeline_lib.pages.charts import Series, curves
+    from pipeline_lib.publishing.figures import history
 
     points = list(history(training))
 
@@ -161,8 +122,8 @@ def _curves(training: Trained) -> list[Markup]:
 
 
 def _lengths(tokens: Tokens, base: Evaluation, tuned: Evaluation) -> list[Markup]:
+    from pipeline_lib.pages.charts import histogram
     from pipeline_lib.publishing.answers import answer_lengths
-    from pipeline_lib.publishing.charts import histogram
 
     words = [
         ("reference", answer_lengths(tuned, "reference")),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pipeline_lib.pages.rendering import ABSENT, figure
 
 TITLES = {
     "perplexity": "Perplexity",
@@ -21,10 +22,14 @@ TITLES = {
     "answer_words": "Words per answer",
     "repetition": "Repetition",
     "empty": "Empty answers",
+    "prefers_chosen": "Prefers the chosen answer",
+    "reward_accuracy": "Reward accuracy",
+    "reward_margin": "Reward margin (nats)",
+    "reward": "Reward",
+    "win_rate": "Wins by reward",
 }
 LOWER_IS_BETTER = ("perplexity", "repetition", "empty")
 NEUTRAL = ("answer_words",)
-ABSENT = "–"
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,22 @@ class ScoreRow:
 def score_rows(
     base: Mapping[str, Any] | None, tuned: Mapping[str, Any], comparison: Mapping[str, Any]
 ) -> list[ScoreRow]:
-    """Return one row per metric of the tuned model's scores, known metrics first in their usual order."""
+    """Return one row per metric of the tuned model's scores, known metrics first in their usual order.
+
+    Metrics that take two models stand in the comparison alone.
+    """
     given = tuned["scores"]
-    order = [m for m in TITLES if m in given] + sorted(m for m in given if m not in TITLES)
+    order = [m for m in TITLES if m in given or m in comparison]
+    order += sorted(m for m in given if m not in TITLES)
     others = base["scores"] if base else {}
+    compared = {m: comparison.get(m) or {} for m in order}
     return [
-        _row(m, others.get(m) or {}, given[m] or {}, (comparison.get(m) or {}).get("difference") or {})
+        _row(
+            m,
+            others.get(m) or {},
+            given.get(m) or {"value": compared[m].get("tuned")},
+            compared[m].get("difference") or {},
+        )
         for m in order
     ]
 
@@ -110,19 +125,6 @@ def _outcome(metric: str, difference: Mapping[str, Any]) -> str:
     if low is None or high is None or low <= 0 <= high or metric in NEUTRAL:
         return ""
     return "better" if (high < 0) == (metric in LOWER_IS_BETTER) else "worse"
-
-
-def figure(value: float | str | None) -> str:
-    """Return a number with as many digits as help a reader: three decimals below 10, none from 1,000 on."""
-    if isinstance(value, str):
-        return value
-    if value is None or not math.isfinite(value):
-        return ABSENT
-    if isinstance(value, int):
-        return f"{value:,}"
-    size = abs(value)
-    digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
-    return f"{value:,.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None) -> str:

@@ -1,26 +1,25 @@
 """One MLflow run for one run of the pipeline, complete even where every stage came from the store.
 
-Everything is read back from the artifacts: parameters from their manifests, curves from the training's
-``logs/history.jsonl``, scores and answers from the evaluations. `register` and the command line's
-``--log`` both call `log_run`.
+Everything is read back from the artifacts: parameters from their manifests, `figures` from logs and scores.
+Below it stands one run for each model that was measured, so that MLflow compares them metric by metric.
+`register` and the command line's ``--log`` both call `log_run`.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline_lib.core.artifact import Artifact
-from pipeline_lib.core.provenance import git_commit
-from pipeline_lib.kinds import Audit, Dataset, Evaluation, Report, Trained, Verdict
+from pipeline_lib.core.provenance import git_commit, shown_at
+from pipeline_lib.kinds import Audit, Dataset, Evaluation, Profile, Report, Trained, Verdict
 from pipeline_lib.publishing.answers import sample_answers
 from pipeline_lib.publishing.connection import artifact_location
-from pipeline_lib.publishing.lineage import Ancestor, base_evaluation, lineage
+from pipeline_lib.publishing.figures import metrics, scores, taken
+from pipeline_lib.publishing.lineage import Ancestor, lineage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,9 +30,11 @@ METRICS_PER_CALL = 1000  # MLflow's own limits for one log_batch
 PARAMS_PER_CALL = TAGS_PER_CALL = 100
 PARAM_LENGTH = 6000
 DATASET_DIGEST_LENGTH = 36
-CURVES = {"loss": "train.loss", "eval_loss": "eval.loss"}
 DATA_PARTS = ("train", "validation", "test", "kept")
 FINGERPRINT_TAG = "fingerprint"
+PARENT_TAG, SOURCE_TAG, SOURCE = "mlflow.parentRunId", "mlflow.source.name", "finetune"
+USES = {"base": "evaluate_base", "tuned": "evaluate", "champion": "evaluate_champion"}
+"""Which use of `evaluate` measures which model."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,18 @@ class RunContents:
 
     artifacts: tuple[Artifact, ...]
     training: Trained | None = None
-    evaluation: Evaluation | None = None
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    """By role: base, tuned, champion."""
     verdict: Verdict | None = None
     report: Report | None = None
     datasets: tuple[Dataset, ...] = ()
     audit: Audit | None = None
+    profile: Profile | None = None
+
+    @property
+    def result(self) -> Artifact | None:
+        """What the run was for: the tuned model's evaluation, or before there is one its training."""
+        return self.evaluations.get("tuned") or self.training
 
 
 def contents_of(artifacts: Mapping[str, Artifact]) -> RunContents:
@@ -59,11 +67,14 @@ def contents_of(artifacts: Mapping[str, Artifact]) -> RunContents:
     return RunContents(
         artifacts=items,
         training=trained[-1] if trained else None,
-        evaluation=next((a for a in reversed(items) if isinstance(a, Evaluation)), None),
+        evaluations={
+            role: a for role, use in USES.items() if isinstance(a := artifacts.get(use), Evaluation)
+        },
         verdict=next((a for a in reversed(items) if isinstance(a, Verdict)), None),
         report=next((a for a in reversed(items) if isinstance(a, Report)), None),
-        datasets=tuple(a for a in items if isinstance(a, Dataset))[-1:],
+        datasets=tuple(a for a in items if isinstance(a, Dataset)),
         audit=next((a for a in reversed(items) if isinstance(a, Audit)), None),
+        profile=next((a for a in reversed(items) if isinstance(a, Profile)), None),
     )
 
 
@@ -74,18 +85,61 @@ def log_run(
 
     Raises MLflow's own errors; `connection.connected` turns them into one line.
     """
-    run = client.create_run(experiment_id(client, experiment), run_name=name, tags=dict(tags))
+    own = {"mlflow.runName": name, SOURCE_TAG: SOURCE, **tags}
+    run = client.create_run(experiment_id(client, experiment), tags=own)
     run_id: str = run.info.run_id
-    ancestors = lineage(contents.artifacts)
-    _log_batches(
-        client, run_id, _metrics(contents, ancestors), _params(ancestors), _tags(contents, ancestors)
-    )
+    ancestors = lineage(contents.artifacts, contents.result)
+    _log_batches(client, run_id, metrics(contents, ancestors), _params(ancestors), _tags(contents, ancestors))
     if inputs := _data_inputs(contents.datasets):
         client.log_inputs(run_id, inputs)
     _log_files(client, run_id, contents)
-    if contents.evaluation:
-        _log_answers(client, run_id, contents, ancestors)
+    if "tuned" in contents.evaluations:
+        _log_answers(client, run_id, contents.evaluations["tuned"], contents.evaluations.get("base"))
+    for role, evaluation in contents.evaluations.items():
+        _log_measured(client, run_id, run.info.experiment_id, role, evaluation, contents.datasets)
     return run_id
+
+
+def _log_measured(
+    client: MlflowClient,
+    parent: str,
+    experiment: str,
+    role: str,
+    evaluation: Evaluation,
+    datasets: Sequence[Dataset],
+) -> None:
+    """Write the nested run of one model that was measured: its scores under their plain names."""
+    from mlflow.entities import Param, RunTag
+
+    manifest = evaluation.manifest
+    tags = {
+        "mlflow.runName": role,
+        PARENT_TAG: parent,
+        SOURCE_TAG: SOURCE,
+        "kind": "measured",
+        "role": role,
+        "evaluate.fingerprint": evaluation.fingerprint,
+        "evaluate.digest": evaluation.digest,
+        **{f"{name}.digest": reference.digest for name, reference in manifest.inputs.items()},
+    }
+    run_id: str = client.create_run(experiment).info.run_id
+    params = [Param(key, value[:PARAM_LENGTH]) for key, value in flatten(manifest.config, "evaluate")]
+    figures = taken((key, value, 0) for key, value in scores(evaluation))
+    _log_batches(client, run_id, figures, params, [RunTag(key, value) for key, value in tags.items()])
+    if inputs := _data_inputs(datasets, ("test",)):
+        client.log_inputs(run_id, inputs)
+    client.log_artifact(run_id, str(evaluation.file("scores.json")))
+    end_run(client, run_id)
+
+
+def delete_halves(client: MlflowClient, experiment: str, fingerprint: str) -> Iterator[str]:
+    """Delete the runs of tries that did not end, with those below them; yield each try's id before."""
+    for run in client.search_runs([experiment], f"tags.{FINGERPRINT_TAG} = '{fingerprint}'"):
+        yield run.info.run_id
+        below = client.search_runs([experiment], f"tags.{PARENT_TAG} = '{run.info.run_id}'")
+        for half in (run, *below):
+            end_run(client, half.info.run_id, "KILLED")
+            client.delete_run(half.info.run_id)
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -155,10 +209,12 @@ def _tags(contents: RunContents, ancestors: Sequence[Ancestor]) -> list[RunTag]:
 
     tags = {}
     for ancestor in ancestors:
-        tags[f"fingerprint.{ancestor.label}"] = ancestor.manifest.fingerprint
-        tags[f"digest.{ancestor.label}"] = ancestor.manifest.digest
+        tags[f"{ancestor.label}.fingerprint"] = ancestor.manifest.fingerprint
+        tags[f"{ancestor.label}.digest"] = ancestor.manifest.digest
     if commit := git_commit():
         tags["mlflow.source.git.commit"] = commit
+    if address := shown_at.get():
+        tags["prefect.run"] = address
     if contents.training and (method := contents.training.manifest.stats.get("method")):
         tags["method"] = str(method)
     if contents.verdict:
@@ -168,74 +224,9 @@ def _tags(contents: RunContents, ancestors: Sequence[Ancestor]) -> list[RunTag]:
     return [RunTag(key, value) for key, value in tags.items()]
 
 
-def _metrics(contents: RunContents, ancestors: Sequence[Ancestor]) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    figures = dict(_costs(ancestors))
-    if contents.evaluation:
-        figures |= dict(_scores(contents.evaluation, "tuned"))
-        base = (
-            base_evaluation(ancestors, contents.evaluation, contents.training) if contents.training else None
-        )
-        figures |= dict(_scores(base, "base")) if base else {}
-    if contents.verdict:
-        figures |= dict(_differences(contents.verdict))
-    if contents.audit:
-        figures |= dict(_audited("audit", contents.audit.read()))
-    single = [Metric(key, value, now, 0) for key, value in figures.items() if math.isfinite(value)]
-    curves = [Metric(key, value, now, step) for key, value, step in _curves(contents.training)]
-    return single + curves
-
-
-def _scores(evaluation: Evaluation, who: str) -> Iterator[tuple[str, float]]:
-    for metric, score in evaluation.scores()["scores"].items():
-        for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
-            if score.get(part) is not None:
-                yield f"{who}.{metric}{suffix}", float(score[part])
-
-
-def _differences(verdict: Verdict) -> Iterator[tuple[str, float]]:
-    for metric, compared in verdict.read().get("comparison", {}).items():
-        for part, value in (compared.get("difference") or {}).items():
-            if value is not None:
-                yield f"difference.{metric}" + ("" if part == "value" else f"_{part}"), float(value)
-
-
-def _audited(prefix: str, found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the audit's figures under dotted names; single secrets stay in the file."""
-    for key, value in found.items():
-        if isinstance(value, Mapping):
-            yield from _audited(f"{prefix}.{key}", value)
-        elif isinstance(value, int | float):
-            yield f"{prefix}.{key}", float(value)
-
-
-def _costs(ancestors: Sequence[Ancestor]) -> Iterator[tuple[str, float]]:
-    for ancestor in ancestors:
-        yield f"seconds.{ancestor.label}", ancestor.manifest.provenance.seconds
-        for key in ("kept", "dropped"):
-            if isinstance(count := ancestor.manifest.stats.get(key), int):
-                yield f"{key}.{ancestor.label}", float(count)
-
-
-def _curves(training: Artifact | None) -> Iterator[tuple[str, float, int]]:
-    for point in history(training) if training else ():
-        for key, value in point.items():
-            if key not in ("step", "epoch") and isinstance(value, int | float) and math.isfinite(value):
-                yield CURVES.get(key, f"train.{key}"), float(value), int(point["step"])
-
-
-def history(training: Artifact) -> Iterator[dict[str, Any]]:
-    """Yield the points of the training's log, in order; none where it has no log."""
-    path = training.path / "logs" / "history.jsonl"
-    if path.exists():
-        with path.open(encoding="utf-8") as lines:
-            yield from (json.loads(line) for line in lines if line.strip())
-
-
-def _data_inputs(datasets: Sequence[Dataset]) -> list[DatasetInput]:
-    return [_data_input(d, part) for d in datasets for part in DATA_PARTS if d.shards(part)]
+def _data_inputs(datasets: Sequence[Dataset], parts: Sequence[str] = DATA_PARTS) -> list[DatasetInput]:
+    """Describe the parts that there are, the last dataset's first: what was trained on leads the page."""
+    return [_data_input(d, part) for d in reversed(datasets) for part in parts if d.shards(part)]
 
 
 def _data_input(dataset: Dataset, part: str) -> DatasetInput:
@@ -261,7 +252,9 @@ def _log_files(client: MlflowClient, run_id: str, contents: RunContents) -> None
     wanted: list[tuple[Artifact | None, str]] = [
         (contents.report, "report.html"),
         (contents.report, "report.md"),
-        (contents.evaluation, "scores.json"),
+        (contents.profile, "profile.html"),
+        (contents.profile, "profile.json"),
+        (contents.evaluations.get("tuned"), "scores.json"),
         (contents.verdict, "verdict.json"),
         (contents.audit, "audit.json"),
     ]
@@ -270,12 +263,8 @@ def _log_files(client: MlflowClient, run_id: str, contents: RunContents) -> None
             client.log_artifact(run_id, str(artifact.file(name)))
 
 
-def _log_answers(
-    client: MlflowClient, run_id: str, contents: RunContents, ancestors: Sequence[Ancestor]
-) -> None:
-    assert contents.evaluation
-    base = base_evaluation(ancestors, contents.evaluation, contents.training) if contents.training else None
-    samples = sample_answers(contents.evaluation, base)
+def _log_answers(client: MlflowClient, run_id: str, tuned: Evaluation, base: Evaluation | None) -> None:
+    samples = sample_answers(tuned, base)
     columns = {
         "prompt": [s.prompt for s in samples],
         "reference": [s.reference for s in samples],

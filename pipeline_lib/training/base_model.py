@@ -123,6 +123,7 @@ def base_model(out: Output, config: BaseModelConfig) -> None:
         for path in sorted(path for pattern in config.wanted for path in directory.glob(pattern)):
             shutil.copyfile(path, out.path / path.name)
     _check_code(config, out.path)
+    _check_weights(config, out.path)
     out.stats = {
         "files": len(list(out.path.iterdir())),
         "bytes": sum(p.stat().st_size for p in out.path.iterdir()),
@@ -140,6 +141,15 @@ def _check_code(config: BaseModelConfig, model: Path) -> None:
         raise DataError(
             f"base_model: {config.source} brings code of its own (model type {values.get('model_type')}); "
             "read it, then set base_model.trust_remote_code: true and pin base_model.revision"
+        )
+
+
+def _check_weights(config: BaseModelConfig, model: Path) -> None:
+    """Raise DataError for a model without safetensors: a pickle runs what it likes when it is loaded."""
+    if not any(model.glob("*.safetensors")):
+        raise DataError(
+            f"base_model: {config.source} has no weights as safetensors, and nothing else is loaded; convert "
+            "them where you trust the source: AutoModel….from_pretrained(…).save_pretrained(…)"
         )
 
 

@@ -19,6 +19,8 @@ from pipeline_lib.core.errors import DataError
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
+    from pipeline_lib.training.utilisation import Yardstick
+
 WHOLE = "whole"
 CONFIG = "config.json"
 CURVES = (
@@ -33,10 +35,10 @@ CURVES = (
 """What is kept of a logged point, beside every figure of rewards (their margins, accuracies, means)."""
 
 
-def last_whole_checkpoint(directory: Path, config: dict[str, Any]) -> Path | None:
-    """Return the newest checkpoint that was written to its end, or None; what is torn is removed.
+def claim_checkpoints(directory: Path, config: dict[str, Any]) -> None:
+    """Note whose checkpoints ``directory`` holds.
 
-    DataError where the checkpoints are of another config: resuming from them would mix two trainings.
+    DataError where they are of another config: resuming from them would mix two trainings.
     """
     directory.mkdir(parents=True, exist_ok=True)
     known = directory / CONFIG
@@ -45,6 +47,10 @@ def last_whole_checkpoint(directory: Path, config: dict[str, Any]) -> Path | Non
             f"train: the checkpoints in {directory} are of another config; remove them to begin anew"
         )
     known.write_text(json.dumps(config), encoding="utf-8")
+
+
+def last_whole_checkpoint(directory: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end, or None; what is torn is removed."""
     whole = [path for path in directory.glob("checkpoint-*") if (path / WHOLE).exists()]
     for torn in directory.glob("checkpoint-*"):
         if torn not in whole:
@@ -55,10 +61,18 @@ def last_whole_checkpoint(directory: Path, config: dict[str, Any]) -> Path | Non
 class Journal(TrainerCallback):
     """Writes the loss curve, marks whole checkpoints, tells of progress, and stops on a signal."""
 
-    def __init__(self, path: Path, tell: Callable[..., None], tokens: int, *, writes: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tell: Callable[..., None],
+        tokens: int,
+        yardstick: Yardstick,
+        *,
+        writes: bool = True,
+    ) -> None:
         """Append to ``path``; ``tokens`` is what one pass over the train split holds."""
-        self.path, self.tell, self.tokens, self.writes = path, tell, tokens, writes
-        self.tokens_seen = 0
+        self.path, self.tell, self.tokens, self.yardstick, self.writes = path, tell, tokens, yardstick, writes
+        self.tokens_seen = self.tokens_before = 0
         self.stopping = False
         self.stopped = False
         self._last = (time.perf_counter(), 0)
@@ -68,6 +82,11 @@ class Journal(TrainerCallback):
         points = map(json.loads, self.path.read_text(encoding="utf-8").splitlines())
         looks = [point for point in points if "eval_loss" in point and step in (None, point["step"])]
         return {name: value for name, value in (looks[-1] if looks else {}).items() if name != "step"}
+
+    @property
+    def tokens_here(self) -> int:
+        """Tokens seen since this process began, whatever was there to go on from."""
+        return self.tokens_seen - self.tokens_before
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -90,6 +109,13 @@ class Journal(TrainerCallback):
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Count from here; a resumed training has seen tokens before."""
+        self.tokens_seen = self.tokens_before = int(self.tokens * (state.epoch or 0.0))
+        self._last = (time.perf_counter(), self.tokens_seen)
 
     def on_log(
         self,
@@ -115,24 +141,31 @@ class Journal(TrainerCallback):
                 "epoch": round(state.epoch or 0.0, 4),
                 **{name: float(value) for name, value in logs.items() if _is_figure(name)},
             }
-            point["tokens_per_second"] = self._rate(state)
+            rate = self._rate(state)
+            point["tokens_per_second"] = round(rate, 1)
+            point["model_flop_utilisation"] = round(self.yardstick.share(rate), 4)
             self._append(point)
             self.tell(
                 done=state.global_step,
                 total=state.max_steps,
-                note=f"loss {point['loss']:.3f}  {point['tokens_per_second']:,.0f} tok/s",
+                note=f"loss {point['loss']:.3f}  {rate:,.0f} tok/s  {self.yardstick.share(rate):.1%} MFU",
             )
 
     def _rate(self, state: TrainerState) -> float:
         now, seen = time.perf_counter(), int(self.tokens * (state.epoch or 0.0))
         before, had = self._last
         self._last, self.tokens_seen = (now, seen), seen
-        return round((seen - had) / max(now - before, 1e-9), 1)
+        return (seen - had) / max(now - before, 1e-9)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Where a signal came, save and stop, unless this was the last step anyway."""
+        """Where a signal came, save and stop, unless this was the last step anyway.
+
+        Nothing goes on from the last step: what it left is saved as the result, and no checkpoint beside it.
+        """
+        if state.global_step >= state.max_steps and not args.load_best_model_at_end:
+            control.should_save = False
         if _any_process(self.stopping) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 

@@ -7,10 +7,11 @@ numbers.
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import ConfigError, DataError
+from pipeline_lib.kinds import brings_code
+from pipeline_lib.training.attention import chosen
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +28,6 @@ def check_quantization(method: str) -> None:
             "train.method qlora needs bitsandbytes, which is not installed; "
             "pip install 'finetune-flows[gpu]', or take train.method=lora"
         )
-
-
-def brings_code(model: str | Path) -> bool:
-    """Return whether a model's directory holds modelling code, which is there only where it was trusted."""
-    return any(Path(model).glob("*.py"))
 
 
 def auto_class(*, scores: bool) -> Any:
@@ -55,7 +51,7 @@ def load_base(spec: dict[str, Any], *, scores: bool = False) -> PreTrainedModel:
     model: PreTrainedModel = auto_class(scores=scores).from_pretrained(
         spec["base"],
         dtype=full if config["method"] == "full" else half,
-        attn_implementation=None if brings_code(spec["base"]) else "sdpa",
+        attn_implementation=None if brings_code(spec["base"]) else chosen(spec),
         trust_remote_code=brings_code(spec["base"]),
         **options,
     )

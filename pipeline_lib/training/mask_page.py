@@ -1,4 +1,8 @@
-"""The mask audit as a page: counts of what is learnt, and examples with the learnt tokens coloured."""
+"""The mask audit as a page: counts of what is learnt, and examples with the learnt tokens coloured.
+
+An answer that is to become less likely (rejected, or labelled false) has a colour of its own; what a prompt
+is answered with in reinforcement learning is not there yet, so only the reference is.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = 8
 MOST_TOKENS = 600
+READ, LEARNT, AVOIDED = "", "learnt", "avoided"
+"""What becomes of a token; the names are the page's classes."""
 COUNTS = ("read", "kept", "dropped", "truncated", "without_stop", "tokens", "learnt_tokens", "longest")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; color: #222; }
@@ -20,7 +26,8 @@ table { border-collapse: collapse; } td, th { padding: .15rem .8rem; border-bott
 td { text-align: right; } th { text-align: left; font-weight: 500; }
 .talk { font: 13px/1.9 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 .talk span { background: #eee; color: #555; border-radius: 3px; margin-right: 1px; padding: 1px 2px; }
-.talk .learnt { background: #bfe5c7; color: #0a3d17; } .talk .stop { background: #f6c453; color: #3b2a00; }
+.talk .learnt { background: #bfe5c7; color: #0a3d17; } .talk .avoided { background: #f3c1bd; color: #5a120b; }
+.talk .stop { background: #f6c453; color: #3b2a00; }
 """
 
 
@@ -34,6 +41,7 @@ def write_page(
         "<!doctype html><html lang=en><meta charset=utf-8><title>What is learnt</title>"
         f"<style>{STYLE}</style><h1>What is learnt</h1>{_table(stats)}"
         "<p class=talk><span>read only</span> <span class=learnt>learnt</span> "
+        "<span class=avoided>made less likely</span> "
         f"<span class='learnt stop'>learnt, ends a turn</span></p>{examples}</html>\n",
         encoding="utf-8",
     )
@@ -65,15 +73,32 @@ def _table(stats: dict[str, Any]) -> str:
 
 
 def _example(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, stops: set[int]) -> str:
-    shown = zip(row["input_ids"][:MOST_TOKENS], row["learn"][:MOST_TOKENS], strict=True)
-    spans = "".join(_token(tokenizer, token, learn=learn, stops=token in stops) for token, learn in shown)
-    count, hidden = len(row["input_ids"]), max(len(row["input_ids"]) - MOST_TOKENS, 0)
+    kinds = [kind for _, kind in _marked(row)]
+    learnt = f"{len(kinds) - kinds.count(READ):,} of {len(kinds):,} tokens are learnt"
+    spans = "".join(_token(tokenizer, token, kind, stops) for token, kind in _marked(row)[:MOST_TOKENS])
+    hidden = max(len(kinds) - MOST_TOKENS, 0)
     rest = f" … and {hidden:,} more tokens" if hidden else ""
-    title = f"{html.escape(row['id'])}: {sum(row['learn']):,} of {count:,} tokens are learnt"
-    return f"<h3>{title}</h3><div class=talk>{spans}{rest}</div>"
+    reference = f"<p>reference: {html.escape(row['answer'])}</p>" if row.get("answer") else ""
+    return f"<h3>{html.escape(row['id'])}: {learnt}</h3><div class=talk>{spans}{rest}</div>{reference}"
 
 
-def _token(tokenizer: PreTrainedTokenizerBase, token: int, *, learn: bool, stops: bool) -> str:
+def _marked(row: dict[str, Any]) -> list[tuple[int, str]]:
+    """Return the tokens of a row, prompt before answers, each with what becomes of it."""
+    if "learn" in row:
+        return [
+            (token, LEARNT if learn else READ)
+            for token, learn in zip(row["input_ids"], row["learn"], strict=True)
+        ]
+    answers = {
+        "chosen_ids": LEARNT,
+        "rejected_ids": AVOIDED,
+        "completion_ids": LEARNT if row.get("label") else AVOIDED,
+    }
+    marked = [(token, READ) for token in row["prompt_ids"]]
+    return marked + [(token, kind) for name, kind in answers.items() for token in row.get(name, ())]
+
+
+def _token(tokenizer: PreTrainedTokenizerBase, token: int, kind: str, stops: set[int]) -> str:
     text = str(tokenizer.decode([token])).replace("\n", "⏎\n")
-    kind = " ".join(["learnt"] * learn + ["stop"] * (learn and stops))
-    return f'<span class="{kind}" title="{token}">{html.escape(text)}</span>'
+    classes = f"{kind} stop" if kind != READ and token in stops else kind
+    return f'<span class="{classes}" title="{token}">{html.escape(text)}</span>'

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import ConfigError, DataError
+from pipeline_lib.kinds import brings_code
 from pipeline_lib.launch import child_main
-from pipeline_lib.training.loading import auto_class, brings_code
+from pipeline_lib.training.loading import auto_class
 
 if TYPE_CHECKING:
     import torch

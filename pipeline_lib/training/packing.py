@@ -73,6 +73,15 @@ def _flat(column: Any) -> Any:
     return pa.concat_arrays([chunk.flatten() for chunk in column.chunks])
 
 
+def packed_collator(pad_token_id: int, *, flat: bool) -> Any:
+    """Return what makes a batch of packed rows: one row a sample, or one flat row of all sequences."""
+    if not flat:
+        return PackedCollator(pad_token_id)
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    return DataCollatorForLanguageModeling(pad_token_id, padding_free=True)
+
+
 @dataclass
 class PackedCollator:
     """Packed rows as a batch: ids, labels, and positions that begin anew with each sequence.

@@ -182,6 +182,8 @@ def _answered(
     tools = json.loads(row["tools"]) if row["tools"] else None
     try:
         cut = chat.pieces(tokenizer, messages, tools=tools, last_only=True)
+    except chat.PromptDiffersError as error:
+        raise _UnfitError("prompt_differs", str(error)) from error
     except DataError as error:
         raise _UnfitError("not_rendered", str(error)) from error
     if not cut or not cut[-1].learn:

@@ -11,18 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline_lib.sample_sizes import GOOD, START, Strength, Task, conversations_needed, size_warning
 from pipeline_lib.training.devices import HEADROOM
 from pipeline_lib.training.estimate import Method, Setup, estimate
 from pipeline_lib.training.model_shape import ModelShape
 
-Task = Literal["simple", "moderate", "complex"]
-Strength = Literal["strong", "medium", "weak"]
 Goal = Literal["instructions", "domain"]
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-LEAST, START, GOOD = 100, 1_000, 10_000
-TASK_FACTOR: Mapping[Task, float] = {"simple": 1, "moderate": 2.5, "complex": 5}
-STRENGTH_FACTOR: Mapping[Strength, float] = {"strong": 0.5, "medium": 1, "weak": 2}
 LEARNING_RATE: Mapping[Method, float] = {"full": 1e-5, "lora": 2e-4, "qlora": 2e-4}
 BATCHES: Mapping[Method, tuple[int, ...]] = {"full": (2, 1), "lora": (8, 4, 2, 1), "qlora": (16, 8, 4, 2, 1)}
 OPTIMIZER: Mapping[Method, str] = {"full": "adamw_torch", "lora": "adamw_torch", "qlora": "paged_adamw_8bit"}
@@ -155,12 +151,6 @@ def _per_step(case: Case, epochs: int) -> int:
     return max(4, min(CONVERSATIONS_PER_STEP, 1 << max(most, 1).bit_length() - 1))
 
 
-def conversations_needed(task: Task, base_strength: Strength) -> tuple[int, int, int]:
-    """Return how many conversations are the least, a start, and good, for a task and a base model."""
-    factor = TASK_FACTOR[task] * STRENGTH_FACTOR[base_strength]
-    return round(LEAST * factor), round(START * factor), round(GOOD * factor)
-
-
 def _reasons(shape: ModelShape, case: Case, choice: _Choice, tried: list[_Choice]) -> Iterator[str]:
     method, setup = choice.method, choice.setup
     wanted = preferences(case)[0][0]
@@ -180,12 +170,8 @@ def _reasons(shape: ModelShape, case: Case, choice: _Choice, tried: list[_Choice
 
 
 def _data_warnings(case: Case) -> Iterator[str]:
-    least, start, good = conversations_needed(case.task, case.base_strength)
-    there = f"{case.conversations:,} conversations"
-    if case.conversations < least:
-        yield f"{there}: {least:,} are the very least; try prompting with examples first"
-    elif case.conversations < start:
-        yield f"{there}: {start:,} are a start, {good:,} are good; compare with a prompted base model"
+    if warning := size_warning(case.conversations, conversations_needed(case.task, case.base_strength)):
+        yield warning
     if case.knowledge_changes:
         yield "knowledge that changes often is better retrieved; train for format and tone beside it"
 

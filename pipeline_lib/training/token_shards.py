@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.kinds import brings_code
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -116,10 +119,20 @@ class TokenWriter:
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer saved in ``directory``, with a pad token (its end token where it has none)."""
+    """Return the tokenizer saved in ``directory``, with a pad token (its end token where it has none).
+
+    ConfigError where it has neither.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        directory, trust_remote_code=brings_code(directory)
+    )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise ConfigError(
+            f"the tokenizer in {directory} has neither a pad nor an end token, so a model would not learn to "
+            "stop; set eos_token in its tokenizer_config.json, or take another base model"
+        )
     return tokenizer

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pipeline_lib.training.token_shards import TokenWriter
 
 PARTS = ("train", "validation")
-UNLEARNABLE = ("nothing_to_learn", "not_rendered")
 
 
 class TokenizeConfig(StageConfig):
@@ -60,17 +59,32 @@ class TokenizeConfig(StageConfig):
         le=1,
         description="Share of conversations with nothing to learn above which the run stops.",
     )
+    max_without_stop: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of conversations in which no end of a turn is learnt above which the run stops.",
+    )
+    max_prompt_differs: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of conversations whose prompt the template renders otherwise for generation than "
+        "in training above which the run stops.",
+    )
 
 
-@stage(produces=Tokens, version=3)
+@stage(produces=Tokens, version=4)
 def tokenize(out: Output, config: TokenizeConfig, dataset: Dataset, base: Model) -> None:
     """Every conversation of train and validation as tokens with a loss mask, or dropped with the reason."""
     from pipeline_lib.chat import stop_ids
+    from pipeline_lib.training.gates import check_model, check_positions, check_tokens
     from pipeline_lib.training.mask_page import write_page
     from pipeline_lib.training.preferences import write_part
     from pipeline_lib.training.token_shards import TokenWriter, load_tokenizer
 
     tokenizer = load_tokenizer(base.path)
+    check_model(base.path, tokenizer)
     for part in PARTS:
         if config.objective in ("preference", "feedback", "prompts"):
             out.stats[part] = write_part(out, config, tokenizer, dataset, part)
@@ -81,10 +95,11 @@ def tokenize(out: Output, config: TokenizeConfig, dataset: Dataset, base: Model)
             else:
                 _tokenize_documents(out, config, tokenizer, dataset, part, writer)
         out.stats[part] = writer.stats()
-    _audit(out, config)
-    if config.objective in ("supervised", "language_modelling"):
-        counted = {part: out.stats[part] for part in PARTS}
-        write_page(out.path / "audit.html", out.path, tokenizer, counted, set(stop_ids(tokenizer)))
+    check_tokens(out, config)
+    longest = max(out.stats[part]["longest"] for part in PARTS)
+    check_positions(base.path, longest, "tokenize", "lower tokenize.max_length or take another base model")
+    counted = {part: out.stats[part] for part in PARTS}
+    write_page(out.path / "audit.html", out.path, tokenizer, counted, set(stop_ids(tokenizer)))
     tokenizer.save_pretrained(out.path / "tokenizer")
 
 
@@ -136,6 +151,8 @@ def _cut(
     tools = json.loads(row["tools"]) if row["tools"] else None
     try:
         return chat.pieces(tokenizer, row["messages"], tools=tools, last_only=config.learn == "last_turn")
+    except chat.PromptDiffersError as error:
+        return "prompt_differs", str(error)
     except DataError as error:
         return "not_rendered", str(error)
 
@@ -217,40 +234,3 @@ def as_document(row: dict[str, Any], layout: str) -> str:
             f"tokenize.document: {error} is no field of conversation {row['id']}; it has "
             f"{', '.join(sorted(fields))}"
         ) from error
-
-
-def _audit(out: Output, config: TokenizeConfig) -> None:
-    """Stop before any GPU time where there is too little to learn or a turn's end is never learnt."""
-    train = out.stats["train"]
-    if not train["kept"]:
-        raise DataError(
-            f"tokenize: no conversation of the train split is left to learn "
-            f"({_told(out, train['reasons'])}); "
-            "raise tokenize.max_length, take another tokenize.objective or add data"
-        )
-    without = {reason: count for reason, count in train["reasons"].items() if reason in UNLEARNABLE}
-    unlearnable = sum(without.values()) / train["read"]
-    if unlearnable > config.max_unlearnable:
-        raise DataError(
-            f"tokenize: {unlearnable:.0%} of the train split has nothing to learn, over "
-            f"tokenize.max_unlearnable={config.max_unlearnable} "
-            f"({_told(out, without)})"
-        )
-    if config.objective == "supervised" and train["without_stop"] > 0.5 * train["kept"]:
-        raise DataError(
-            f"tokenize: in {train['without_stop']} of {train['kept']} conversations no end-of-turn token "
-            "is learnt, so the model would not stop; "
-            "use another template (tokenize.template) or a longer max_length"
-        )
-
-
-def _told(out: Output, reasons: dict[str, int]) -> str:
-    """Return the most frequent reason with its count and the detail of one conversation."""
-    import pyarrow.parquet as pq
-
-    if not reasons:
-        return "the split is empty"
-    reason = max(reasons, key=lambda name: reasons[name])
-    dropped = pq.read_table(out.path / "dropped-train.parquet").to_pylist()
-    detail = next(row["detail"] for row in dropped if row["reason"] == reason)
-    return f"{reason} {reasons[reason]}, such as: {detail}"

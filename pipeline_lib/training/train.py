@@ -7,6 +7,7 @@ the device's memory goes on from there with half the micro-batch and twice the p
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -19,15 +20,13 @@ from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import stage
-from pipeline_lib.kinds import Model, Tokens, Trained
+from pipeline_lib.kinds import Model, Tokens, Trained, brings_code
 from pipeline_lib.settings import home
 from pipeline_lib.training.methods import LoraConfig, Methods
 from pipeline_lib.training.mixing import MixConfig
 from pipeline_lib.training.objectives import TOKENS_FOR, Objectives
 
 __all__ = ["LoraConfig", "TrainConfig", "train"]
-
-MOST_HALVINGS = 10
 
 
 class TrainConfig(Methods, Objectives):
@@ -63,7 +62,7 @@ class TrainConfig(Methods, Objectives):
     )
     optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "adamw_8bit", "paged_adamw_8bit"] = (
         Field(
-            default="adamw_torch",
+            default="adamw_torch_fused",
             description="Optimizer, under Transformers' name; 8-bit ones need bitsandbytes.",
         )
     )
@@ -101,6 +100,13 @@ class TrainConfig(Methods, Objectives):
         default="fp32",
         description="Number format of the weights that full training changes; bf16 halves their memory and "
         "loses small updates.",
+    )
+    attn_implementation: Literal[
+        "auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"
+    ] = Field(
+        default="auto",
+        description="Attention kernel, under Transformers' name; auto takes flash_attention_2 where it is "
+        "installed for packed rows on a GPU, and sdpa elsewhere.",
     )
     activation_checkpointing: bool = Field(
         default=False,
@@ -158,6 +164,10 @@ class TrainConfig(Methods, Objectives):
             )
         if self.objective != "sft" and self.method in ("prefix_tuning", "prompt_tuning", "p_tuning"):
             raise ValueError(f"method {self.method} is for the objective sft; take lora for {self.objective}")
+        if self.activation_offloading and self.objective in ("grpo", "rloo"):
+            raise ValueError(
+                f"TRL has no activation_offloading for {self.objective}; take activation_checkpointing"
+            )
         return self
 
 
@@ -185,10 +195,14 @@ def _digest(directory: Path) -> str:
 def train(out: Output, config: TrainConfig, tokens: Tokens, base: Model) -> None:
     """An adapter for the base model, or the model with every weight trained (full)."""
     from pipeline_lib.launch import device
+    from pipeline_lib.training.attention import check_attention
+    from pipeline_lib.training.gates import check_training
     from pipeline_lib.training.loading import check_quantization
 
     check_quantization(config.method)
+    check_attention(config, device(), own_code=brings_code(base.path))
     _check_tokens(config, tokens)
+    check_training(config, tokens, base.path, device())
     spec = {
         "config": config.model_dump(mode="json"),
         "base": str(base.path),
@@ -198,8 +212,6 @@ def train(out: Output, config: TrainConfig, tokens: Tokens, base: Model) -> None
         "device": device(),
         "parallel": config.parallel,
     }
-    if config.activation_offloading and spec["device"] == "cpu":
-        raise ConfigError("train.activation_offloading is for a GPU; set it to false on the CPU")
     _run(spec, out)
     out.stats = json.loads((out.work / "stats.json").read_text(encoding="utf-8"))
     logs = out.path / "logs"
@@ -212,15 +224,14 @@ def _run(spec: dict[str, Any], out: Output) -> None:
     """Run the child, with smaller and smaller forward passes where the device's memory does not suffice."""
     from pipeline_lib.launch import DeviceMemoryError, run_child
 
-    for halvings in range(MOST_HALVINGS):
+    for halvings in itertools.count():
         try:
             run_child("pipeline_lib.training.worker", {**spec, "halvings": halvings}, out.work, "train")
             return
         except DeviceMemoryError as error:
-            smaller = spec["config"]["batch_size"] >> (halvings + 1)
-            if not smaller:
+            if not spec["config"]["batch_size"] >> (halvings + 1):
                 raise
-            progress.mention(f"train: {error}; going on with {smaller} sequences in a forward pass")
+            progress.mention(f"train: {error}; going on with half as many sequences in a forward pass")
 
 
 def _check_tokens(config: TrainConfig, tokens: Tokens) -> None:

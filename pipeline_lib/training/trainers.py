@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import ConfigError
-from pipeline_lib.training.loading import adapter_of, brings_code, check_targets, load_base
+from pipeline_lib.kinds import brings_code
+from pipeline_lib.training.attention import chosen, takes_flat_rows
+from pipeline_lib.training.loading import adapter_of, check_targets, load_base
+from pipeline_lib.training.packing import packed_collator
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +36,11 @@ def trainer_of(
     spec: dict[str, Any], parts: dict[str, Dataset], tokenizer: Any, callbacks: list[TrainerCallback]
 ) -> Trainer:
     """Return TRL's trainer for the objective, with the model loaded and the adapter on it."""
+    from transformers import set_seed
+
     config, objective = spec["config"], spec["config"]["objective"]
+    # Weights that begin at random (a score's layer, adapters) are drawn before a trainer seeds anything.
+    set_seed(config["seed"])
     scores = objective == "reward"
     adapter = adapter_of(
         {**config, "tokenizer": str(Path(spec["tokens"]) / "tokenizer")},
@@ -109,7 +116,7 @@ def batch(config: dict[str, Any], processes: int, halvings: int = 0) -> tuple[in
             "share; make it a multiple"
         )
     share = whole // processes
-    micro = math.gcd(share, max(1, config["batch_size"] >> halvings))
+    micro = math.gcd(share, max(1, math.gcd(share, config["batch_size"]) >> halvings))
     return micro, share // micro
 
 
@@ -142,7 +149,7 @@ def arguments(spec: dict[str, Any], *, has_validation: bool) -> dict[str, Any]:
         "bf16": config["precision"] == "bf16",
         "fp16": config["precision"] == "fp16",
         "use_cpu": spec["device"] == "cpu",
-        "gradient_checkpointing": config["activation_checkpointing"],
+        "activation_checkpointing": config["activation_checkpointing"],
         "logging_steps": config["logging_steps"],
         # A loss that is no number is an error of ours, not a point to be left out of the mean.
         "logging_nan_inf_filter": False,
@@ -183,14 +190,26 @@ def _sft(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> 
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
+    _score_what_is_learnt()
     as_they_are = {"skip_prepare_dataset": True}
     ready: dict[str, Any] = {"dataset_kwargs": as_they_are, "max_length": None, "packing": False}
     offload: dict[str, Any] = {"activation_offloading": spec["config"]["activation_offloading"]}
     if spec["config"]["batching"] == "packed":
-        from pipeline_lib.training.packing import PackedCollator
-
-        common = {**common, "data_collator": PackedCollator(common["processing_class"].pad_token_id)}
+        pad = common["processing_class"].pad_token_id
+        common = {**common, "data_collator": packed_collator(pad, flat=takes_flat_rows(chosen(spec)))}
     return SFTTrainer(args=SFTConfig(**args, **ready, **offload), **common)
+
+
+def _score_what_is_learnt() -> None:
+    """Have TRL compute logits of learnt tokens alone on a CPU too: a fifth of a small model's step.
+
+    TRL does so where it has Triton, and elsewhere scores all positions, lest tensors change their shapes, for
+    which other devices compile anew. A CPU compiles nothing.
+    """
+    from trl.trainer import utils
+
+    triton = utils._use_triton  # type: ignore[attr-defined]
+    utils._use_triton = lambda device: device.type == "cpu" or triton(device)  # type: ignore[attr-defined]
 
 
 def _own(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
@@ -360,7 +379,7 @@ def _scorer(reward: dict[str, Any], tokenizer: Any) -> tuple[Any, Any]:
         return scorer(reward, stop_ids(tokenizer)), None
     trusted = brings_code(reward["model"])
     model = AutoModelForSequenceClassification.from_pretrained(
-        reward["model"], num_labels=1, trust_remote_code=trusted
+        reward["model"], num_labels=1, trust_remote_code=trusted, use_safetensors=True
     )
     reader = AutoTokenizer.from_pretrained(reward["model"], trust_remote_code=trusted)
     if reader.pad_token is None:

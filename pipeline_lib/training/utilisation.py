@@ -1,9 +1,10 @@
-"""Utilisation: how much of the device's own matrix rate a training reaches."""
+"""Utilisation: how much of the device's own matrix rate a training reaches, and of its memory."""
 
 from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +13,24 @@ if TYPE_CHECKING:
 SIDE = {"cpu": 768, "cuda": 8192}
 """Side of the square matrices; large enough for the full rate, small enough for moments."""
 REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What turns tokens a second, of all processes together, into a use of their devices."""
+
+    flop_per_token: float
+    matrix_rate: float
+    """FLOP/s of matrix products that a device reaches."""
+    processes: int
+
+    def tflops(self, rate: float) -> float:
+        """Return the TFLOP/s of each process at so many tokens a second."""
+        return self.flop_per_token * rate / self.processes / 1e12
+
+    def share(self, rate: float) -> float:
+        """Return the model FLOP utilisation, of 1, at so many tokens a second."""
+        return self.tflops(rate) * 1e12 / self.matrix_rate
 
 
 def flop_per_token(model: torch.nn.Module) -> float:
@@ -29,6 +48,17 @@ def _numbers(weight: Any) -> int:
     return int(weight.numel()) * (2 if type(weight).__name__ == "Params4bit" else 1)
 
 
+def peak_memory(device: str) -> float:
+    """Return the most memory this process ever held, in GiB: of the device, or resident on a CPU."""
+    import resource
+
+    import torch
+
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return float(torch.cuda.max_memory_reserved() / 2**30)
+
+
 def matrix_rate(device: str, precision: str) -> float:
     """Return the FLOP/s of square matrix products on the device in this precision, median of five."""
     import torch
@@ -36,7 +66,9 @@ def matrix_rate(device: str, precision: str) -> float:
     kind = "cpu" if device == "cpu" else "cuda"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     side = SIDE[kind]
-    left = torch.randn(side, side, device=kind).to(dtype)
+    # Draws of its own: those of the training stay as they are.
+    draw = torch.Generator(kind).manual_seed(0)
+    left = torch.randn(side, side, device=kind, generator=draw).to(dtype)
     seconds = []
     for _ in range(REPEATS + 1):
         started = time.perf_counter()

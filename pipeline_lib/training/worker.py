@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,36 +20,48 @@ if TYPE_CHECKING:
 
     from pipeline_lib.training.elastic import Consolidation
     from pipeline_lib.training.journal import Journal
+    from pipeline_lib.training.utilisation import Yardstick
 
 IGNORED = -100
 INITIAL = "initial_adapter"
+CHECKPOINTS = "checkpoints"
 
 
 def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     """Train as the spec says and leave weights, tokenizer, history and statistics behind."""
-    from pipeline_lib.training.journal import Journal, last_whole_checkpoint
+    from pipeline_lib.training.first_step import EveryWeightLearns, LongestBatchFirst
+    from pipeline_lib.training.journal import Journal, claim_checkpoints, last_whole_checkpoint
     from pipeline_lib.training.token_shards import load_tokenizer
     from pipeline_lib.training.trainers import trainer_of
 
     work_dir, out = Path(spec["work"]), Path(spec["out"])
     main = os.environ.get("RANK", "0") == "0"
+    if main:
+        claim_checkpoints(work_dir / CHECKPOINTS, spec["config"])
     tokenizer = load_tokenizer(Path(spec["tokens"]) / "tokenizer")
     parts = {part: _dataset(Path(spec["tokens"]), part) for part in ("train", "validation")}
     held = _consolidation(spec, parts["train"])
+    mixed = _mixed(spec, parts["train"])
+    sources = Counter(mixed["source"])
     parts = {
-        "train": _mixed(spec, parts["train"]),
+        "train": mixed.remove_columns("source"),
         "validation": parts["validation"].remove_columns("source"),
     }
     if spec["config"]["batching"] == "packed":
         parts = _packed(spec, parts)
-    journal = Journal(work_dir / "history.jsonl", tell, tokens=sum(parts["train"]["length"]), writes=main)
-    trainer: Any = trainer_of(spec, parts, tokenizer, [journal, *held])
+    trainer: Any = trainer_of(spec, parts, tokenizer, [EveryWeightLearns(), *held])
     for consolidation in held:
         consolidation.measure(trainer.model)
+    if spec["config"]["objective"] not in ("grpo", "rloo"):
+        # How long a sampled answer gets is not known before.
+        trainer.add_callback(LongestBatchFirst(trainer))
+    tokens = sum(parts["train"]["length"])
+    journal = Journal(work_dir / "history.jsonl", tell, tokens, _yardstick(spec, trainer), writes=main)
+    trainer.add_callback(journal)
     if main:
         _keep_initial(spec, trainer, work_dir / INITIAL)
     with trainer.accelerator.main_process_first():
-        checkpoint = last_whole_checkpoint(work_dir / "checkpoints", spec["config"])
+        checkpoint = last_whole_checkpoint(work_dir / CHECKPOINTS)
     journal.rewind(checkpoint)
     started = time.perf_counter()
     with journal.listening():
@@ -61,6 +74,7 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     _save(spec, trainer, tokenizer, out)
     if main:
         stats = _stats(spec, trainer, journal, result.training_loss, time.perf_counter() - started)
+        stats["sources"] = dict(sorted(sources.items()))
         (work_dir / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
 
 
@@ -97,7 +111,7 @@ def _mixed(spec: dict[str, Any], data: Dataset) -> Dataset:
     mix = MixConfig.model_validate(spec["config"]["mix"])
     if not mix.changes_nothing:
         data = data.select(places(data["source"], mix, spec["config"]["seed"]))
-    return data.remove_columns("source")
+    return data
 
 
 def _packed(spec: dict[str, Any], parts: dict[str, Dataset]) -> dict[str, Dataset]:
@@ -188,7 +202,9 @@ def _forget_paths(config: Path) -> None:
 def _stats(
     spec: dict[str, Any], trainer: Any, journal: Journal, loss: float, seconds: float
 ) -> dict[str, Any]:
-    best = _best(trainer.state)
+    from pipeline_lib.training.utilisation import peak_memory
+
+    best, rate = _best(trainer.state), journal.tokens_here / seconds
     parameters = list(trainer.model.parameters())
     return {
         "method": spec["config"]["method"],
@@ -203,20 +219,20 @@ def _stats(
         **journal.looked(trainer.state.best_global_step if best else None),
         **best,
         "seconds": round(seconds, 1),
-        "tokens_per_second": round(journal.tokens_seen / seconds, 1),
-        **_utilisation(spec, trainer, journal.tokens_seen / seconds),
+        "tokens_per_second": round(rate, 1),
+        "peak_memory_gib": round(peak_memory(spec["device"]), 3),
+        "tflops": round(journal.yardstick.tflops(rate), 6),
+        "model_flop_utilisation": round(journal.yardstick.share(rate), 4),
         "device": spec["device"],
         "processes": trainer.accelerator.num_processes,
     }
 
 
-def _utilisation(spec: dict[str, Any], trainer: Any, rate: float) -> dict[str, float]:
-    """Return the FLOP/s of a process, and their share of the matrix rate measured on its device."""
-    from pipeline_lib.training.utilisation import flop_per_token, matrix_rate
+def _yardstick(spec: dict[str, Any], trainer: Any) -> Yardstick:
+    from pipeline_lib.training.utilisation import Yardstick, flop_per_token, matrix_rate
 
-    flops = flop_per_token(trainer.model) * rate / trainer.accelerator.num_processes
-    whole = matrix_rate(spec["device"], spec["config"]["precision"])
-    return {"tflops": round(flops / 1e12, 6), "model_flop_utilisation": round(flops / whole, 4)}
+    rate = matrix_rate(spec["device"], spec["config"]["precision"])
+    return Yardstick(flop_per_token(trainer.model), rate, trainer.accelerator.num_processes)
 
 
 def _best(state: TrainerState) -> dict[str, Any]:

@@ -394,6 +394,8 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(key, value)
+    # fsspec keeps the file system of another test module's server.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     name = f"bucket-{uuid.uuid4().hex[:8]}"
     fsspec.filesystem("s3").mkdir(name)
     return f"s3://{name}/prefix"

@@ -44,6 +44,8 @@ STAGES: list[tuple[Any, Any]] = [
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "_END", "[05]$")
     monkeypatch.setattr(blocks, "MOST_ROWS", 8)
+    monkeypatch.setenv("FINETUNE_WORKERS", "1")  # processes have a test of their own
+    settings.cache_clear()
 
 
 def _rows(begin: int, end: int) -> list[Row]:

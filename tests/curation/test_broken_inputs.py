@@ -219,6 +219,22 @@ def test_very_long_rows_are_read_or_dropped_in_time(tmp_path: Path, monkeypatch:
     assert time.process_time() - started < 60
 
 
+@pytest.mark.slow
+def test_a_line_of_over_a_hundred_megabytes_is_dropped_and_its_neighbours_are_kept(tmp_path: Path) -> None:
+    with (tmp_path / "huge.jsonl").open("wb") as file:
+        file.write(LINE + b'{"instruction": "Go on.", "output": "')
+        for _ in range(120):
+            file.write(b"and so on " * 100_000)
+        file.write(b'"}\n' + LINE)
+    store = Store(tmp_path / "store")
+    config = IngestConfig.model_validate({"sources": [{"path": str(tmp_path / "huge.jsonl")}]})
+    raw = store.materialize(ingest.recipe(config)).artifact
+    (dropped,) = found(raw, "dropped")
+    assert raw.count() == 2
+    assert dropped["detail"].startswith("huge.jsonl:2: is longer than")
+    assert raw.manifest.provenance.peak_memory_mb < 1500
+
+
 def test_a_dataset_with_surrogates_in_place_of_characters_can_be_written_out(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(LINE + SURROGATE)
     store = Store(tmp_path / "store")

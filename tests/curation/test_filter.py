@@ -12,12 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tokenizers import Tokenizer
 
 from pipeline_lib import records
+from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.core.output import Output
+from pipeline_lib.core.store import Store
 from pipeline_lib.curation.filter import FilterConfig, filter
 from pipeline_lib.curation.quality.verdicts import verdicts
-from pipeline_lib.kinds import Dataset
+from pipeline_lib.kinds import Dataset, Model
+from pipeline_lib.training.base_model import BaseModelConfig, base_model
+from tests.curation.conftest import Workshop
+from tests.evaluation.tiny_model import tiny_model
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 Row = dict[str, Any]
@@ -215,3 +221,57 @@ def test_unfilled_templates_are_found_in_real_data() -> None:
     listed = json.loads(file.read_text(encoding="utf-8"))
     rows = [exchange(row["instruction"], row["output"]) for row in listed]
     assert Counter(reasons(rows)) == {"placeholder": 85, None: 6}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The bundled base model in a store."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    return store.materialize(base_model.recipe(BaseModelConfig(source="bundled/pydocs-5m"))).artifact
+
+
+def test_lengths_in_tokens_are_those_of_the_models_own_tokenizer(workshop: Workshop, base: Model) -> None:
+    tokenizer = Tokenizer.from_file(str(base.path / "tokenizer.json"))
+    words = ("list", "of", "naïve", "Zürich", "values;", "x = y[1]")
+    rows = [exchange(" ".join(words), " ".join(words * i), id=f"{i:02d}") for i in range(1, 13)]
+    answers, asked = (
+        [len(tokenizer.encode(row["messages"][i]["content"]).ids) for row in rows] for i in (1, 0)
+    )
+    cases: list[tuple[str, list[int], Callable[[int], bool], str]] = [
+        ("min_answer_tokens", answers, lambda length: length < 60, "few_answer_tokens"),
+        ("max_answer_tokens", answers, lambda length: length > 60, "many_answer_tokens"),
+        (
+            "max_conversation_tokens",
+            [a + b + 1 for a, b in zip(answers, asked, strict=True)],
+            lambda length: length > 60,
+            "long_conversation",
+        ),
+    ]
+    for field, lengths, falls, reason in cases:
+        config = FilterConfig.model_validate({"preset": "none", field: 60})
+        made = workshop.store.materialize(filter.recipe(config, workshop.dataset(rows), base)).artifact
+        dropped = {row["id"]: row["reason"] for row in records.rows(made.shards("dropped"))}
+        expected = {row["id"]: reason for row, n in zip(rows, lengths, strict=True) if falls(n)}
+        assert dropped == expected
+        assert 0 < len(dropped) < len(rows)
+
+
+def test_limits_in_tokens_need_a_tokenizer(workshop: Workshop) -> None:
+    recipe = filter.recipe(FilterConfig(max_answer_tokens=9), workshop.dataset(mixed()))
+    with pytest.raises(ConfigError, match="base_model"):
+        workshop.store.materialize(recipe)
+
+
+def test_what_was_kept_of_one_tokenizer_is_not_taken_for_another(
+    workshop: Workshop, base: Model, tmp_path: Path
+) -> None:
+    other = workshop.store.materialize(
+        base_model.recipe(BaseModelConfig(source=str(tiny_model(tmp_path / "bytes"))))
+    ).artifact
+    rows = workshop.dataset([exchange("Say it.", "a list of the values", id="1")])
+    config = FilterConfig(preset="none", max_answer_tokens=12)
+    kept = [
+        workshop.store.materialize(filter.recipe(config, rows, model)).artifact.count()
+        for model in (base, other)
+    ]
+    assert kept == [1, 0]

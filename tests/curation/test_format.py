@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipeline_lib.core.store import Store
 from pipeline_lib.curation import shapes
+from pipeline_lib.curation.export_data import row_of
 from pipeline_lib.curation.format import ALPACA, ALPACA_WITH_INPUT, FormatConfig, _formatted, format
 from pipeline_lib.curation.ingest import IngestConfig, ingest
 from pipeline_lib.curation.normalize import NormalizeConfig, normalize, text_normalizer
@@ -53,7 +55,9 @@ def test_alpaca_holds_one_question_and_one_answer_or_a_pair_of_them(workshop: Wo
     assert said(kept["system"]) == ["Be brief.", ALPACA.format(instruction="Add."), "3"]
     assert said(kept["pair"]) == [ALPACA.format(instruction="Which?")]
     assert (said(kept["pair"], "chosen"), said(kept["pair"], "rejected")) == (["this"], ["that"])
-    assert (kept["feedback"]["label"], kept["feedback"]["metadata"]) == (False, '{"a": 1}')
+    metadata = json.loads(kept["feedback"]["metadata"])
+    assert (kept["feedback"]["label"], metadata.pop("format.messages")[0]["content"]) == (False, "Hi")
+    assert metadata == {"a": 1}
 
 
 def test_a_conversation_without_messages_is_no_alpaca(workshop: Workshop) -> None:
@@ -110,7 +114,7 @@ def test_no_word_of_an_instruction_or_its_input_is_lost_or_moved(asked: str, giv
         "metadata": json.dumps(shaped["metadata"]),
         "chosen": None,
     }
-    written: Any = said(_formatted([row], STYLED).to_pylist()[0])[0]
+    written: Any = said(_formatted(row, STYLED))[0]
     if given_text:
         body = written.split("### Instruction:\n")[1].removesuffix("\n\n### Response:")
         parts = body.split("\n\n### Input:\n")
@@ -119,6 +123,72 @@ def test_no_word_of_an_instruction_or_its_input_is_lost_or_moved(asked: str, giv
         ]
     else:
         assert "### Input" not in written
+
+
+ASKING = "{% if input %}\nContext: {{ input }}\n{% endif %}\nQ: {{ instruction }}\nA:"
+TALKING = "{% for m in messages %}{{ m.role | upper }}: {{ m.content }}\n{% endfor %}ASSISTANT:"
+
+
+def templated(template: str) -> FormatConfig:
+    return FormatConfig(style="template", template=template)
+
+
+def test_a_template_makes_the_prompt_of_what_was_asked(workshop: Workshop) -> None:
+    given_input = {**chat("Add.\n1 and 2", "3", name="input"), "metadata": '{"input": "1 and 2"}'}
+    made = workshop.run(format, templated(ASKING), [*ROWS, given_input])
+    assert reasons(made) == {"text": "plain_text", "long": "several_turns"}
+    kept = {row["id"]: row for row in found(made)}
+    assert said(kept["plain"]) == ["Q: Add.\nA:", "3"]
+    assert said(kept["input"]) == ["Context: 1 and 2\nQ: Add.\nA:", "3"]
+    assert said(kept["pair"]) == ["Q: Which?\nA:"]
+    assert said(kept["pair"], "chosen") == ["this"]
+    assert said(kept["system"]) == ["Be brief.", "Q: Add.\nA:", "3"]
+
+
+def test_a_template_of_all_messages_holds_conversations_of_any_length(workshop: Workshop) -> None:
+    made = workshop.run(format, templated(TALKING), ROWS)
+    assert reasons(made) == {"text": "plain_text"}
+    kept = {row["id"]: row for row in found(made)}
+    assert said(kept["long"]) == ["USER: a\nASSISTANT: b\nUSER: c\nASSISTANT:", "d"]
+    assert said(kept["system"]) == ["SYSTEM: Be brief.\nUSER: Add.\nASSISTANT:", "3"]
+
+
+def test_what_a_template_names_and_a_conversation_lacks_is_the_reason_of_its_drop(
+    workshop: Workshop,
+) -> None:
+    made = workshop.run(format, templated("{{ metadata.a }}: {{ instruction }}"), ROWS)
+    assert [said(row)[0] for row in found(made)] == ["1: Hi"]
+    assert reasons(made)["plain"] == "template_refused"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"style": "template"}, "go together"),
+        ({"template": "{{ instruction }}"}, "go together"),
+        ({"style": "template", "template": "{{ question }}"}, "'question' is no field .* instruction, input"),
+        ({"style": "template", "template": "a\n{% if %}"}, "line 2"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_told_with_the_config(values: Any, told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        FormatConfig.model_validate(values)
+
+
+def test_a_template_reaches_nothing_of_the_program(workshop: Workshop) -> None:
+    made = workshop.run(format, templated("{{ messages.__class__.__mro__ }}"), ROWS[:1])
+    assert reasons(made) == {"plain": "template_refused"}
+
+
+@pytest.mark.parametrize("config", [STYLED, templated(ASKING), templated(TALKING)])
+@pytest.mark.parametrize("form", ["openai", "sharegpt", "alpaca"])
+def test_what_was_put_under_a_prompt_is_written_out_as_it_was(
+    workshop: Workshop, config: FormatConfig, form: Any
+) -> None:
+    rows = [row for row in ROWS if row["id"] != "text"]
+    before = {row["id"]: row_of(row, form) for row in found(workshop.run(format, CHAT, rows))}
+    for row in found(workshop.run(format, config, rows)):
+        assert row_of(row, form) == before[row["id"]]
 
 
 def test_workers_and_shards_do_not_change_a_byte(same_bytes: Any) -> None:

@@ -220,6 +220,28 @@ def test_the_digest_follows_the_content_and_not_the_folder(run: Any, write: Any)
         digest(one)
 
 
+def test_markup_and_encoding_damage_are_counted_and_kept(run: Any, write: Any) -> None:
+    odd = ["<p>Is <b>this</b> a page?</p>", "CafÃ© au lait", "A \ufffd was lost", "1 < 2 and 3 > 2", "Café"]
+    path = write("odd.jsonl", *({"instruction": text, "output": "An answer."} for text in odd))
+    made = run({"path": str(path)})
+    assert made.stats["suspect"] == {"markup": 1, "mojibake": 1, "replacement_character": 1}
+    assert [row["messages"][0]["content"] for row in made.kept] == odd
+
+
+def test_the_manifest_says_of_every_source_what_it_was_and_what_came_of_it(run: Any, write: Any) -> None:
+    first = write("one.jsonl", *(exchange(i) for i in range(20)))
+    second = write("two.json", *(exchange(i) for i in range(5)))
+    stats = run({"path": str(first), "weight": 0.5}, {"path": str(second), "limit": 3}).stats
+    one, two = stats["sources"]
+    assert (one["source"], one["container"], one["format"]) == ("one.jsonl", "jsonl", "alpaca")
+    assert one["files"] == two["files"] == 1
+    assert (two["rows"], two["kept"], two["dropped"]) == (3, 3, 0)
+    assert one["rows"] == 20 == one["kept"] + one["reasons"]["not_sampled"]
+    assert one["bytes"] == first.stat().st_size
+    assert len({one["digest"], two["digest"]}) == 2
+    assert stats["kept"] == one["kept"] + two["kept"]
+
+
 def test_a_pinned_hub_dataset_needs_no_network(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,13 +1,15 @@
 """Every text in one form, every conversation in regular turns, and nothing else lost."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.curation.normalize import NormalizeConfig, normalize, text_normalizer
+from pipeline_lib import records
+from pipeline_lib.curation.normalize import NormalizeConfig, normalize, regular_turns, text_normalizer
 from tests.curation.conftest import Workshop, chat, found, message, pair, reasons, said, text
 
 clean = text_normalizer(fix_encoding=True)
@@ -143,5 +145,49 @@ def test_normalizing_what_is_normal_keeps_every_byte(workshop: Workshop) -> None
     assert (twice.manifest.stats["texts_changed"], twice.manifest.stats["turns_changed"]) == (0, 0)
 
 
+def test_the_language_is_noted_where_that_is_asked_for(workshop: Workshop) -> None:
+    english = "Please write a few sentences about the weather in the north of the country this year."
+    german = "Im Norden war das Wetter in diesem Jahr meistens regnerisch, und die Leute blieben zu Hause."
+    rows = [
+        chat(english, "It rained nearly every day.", name="en", metadata='{"language": "theirs", "a": 1}'),
+        chat("Wetter?", german, name="de"),
+        chat("Hi", "Yo", name="short", metadata='{"a": 2}'),
+    ]
+    made = workshop.run(normalize, NormalizeConfig(language=True), rows)
+    kept = {row["id"]: row["metadata"] for row in found(made)}
+    assert json.loads(kept["en"]) == {"column.language": "theirs", "a": 1, "language": "en"}
+    assert json.loads(kept["de"]) == {"language": "de"}
+    assert json.loads(kept["short"]) == {"a": 2}
+    untouched = workshop.run(normalize, NormalizeConfig(), rows)
+    assert [row["metadata"] for row in found(untouched)] == [row.get("metadata") for row in rows]
+
+
 def test_workers_and_shards_do_not_change_a_byte(same_bytes: Any) -> None:
     same_bytes(normalize, NormalizeConfig(), [*ROWS, TOOL])
+
+
+TURNS = st.lists(
+    st.tuples(
+        st.sampled_from(("system", "user", "assistant", "tool", "pirate")), st.sampled_from(("", "a", "b c"))
+    ),
+    max_size=7,
+)
+
+
+@given(TURNS)
+def test_what_is_kept_has_regular_turns_and_stays_as_it_is(turns: list[tuple[str, str]]) -> None:
+    given_row = {"id": "x", "source": "s", "messages": [message(role, content) for role, content in turns]}
+    config = NormalizeConfig()
+    batch, verdicts, _ = regular_turns(records.from_rows([given_row]), config)
+    (row,) = batch.to_pylist()
+    if verdicts[0] is None:
+        roles = [one["role"] for one in row["messages"]]
+        assert roles[-1] == "assistant"
+        assert all(one["content"] for one in row["messages"])
+        assert all(a != b or a == "tool" for a, b in pairwise(roles))
+        assert [one["content"] for one in row["messages"]] == said(
+            regular_turns(batch, config)[0].to_pylist()[0]
+        )
+        assert "".join(said(row)).replace("\n", "") in "".join(content for _, content in turns)
+    else:
+        assert all(verdicts[0])

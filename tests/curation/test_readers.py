@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_lib.core.errors import DataError
-from pipeline_lib.curation import json_array, rows
+from pipeline_lib.curation import json_array, rows, unpacked
 from pipeline_lib.curation.readers import identify, read
 from pipeline_lib.curation.rows import Row
 
@@ -86,6 +86,17 @@ def test_every_container_gives_the_same_rows(name: str, compression: str) -> Non
     if compression == ".zst":
         data = zstandard.ZstdCompressor().compress(data)
     assert values(rows_of(data, name + compression)) == ROWS
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_small_file_that_would_fill_the_disk_is_refused_by_name(
+    name: str, pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpacked, "FREE", 1 << 20)
+    bomb, ending = pack(FILES[name] + bytes(1 << 24)), ".gz" if pack is gzip.compress else ".zst"
+    with pytest.raises(DataError, match=rf"{name}{ending}: its content is over 200 times its size"):
+        rows_of(bomb, name + ending)
 
 
 @pytest.mark.parametrize(("name", "mark"), [("a.csv", ","), ("a.csv", ";"), ("a.tsv", "\t")])

@@ -96,12 +96,24 @@ def test_kinds_that_are_not_asked_for_stay(workshop: Workshop) -> None:
 def presidio(monkeypatch: pytest.MonkeyPatch) -> None:
     """An analyser that knows the one name Ann, in the place of presidio-analyzer, whose model is not here."""
 
+    class NlpEngineProvider:
+        def __init__(self, nlp_configuration: dict[str, Any]) -> None:
+            self.models = nlp_configuration["models"]
+
+        def create_engine(self) -> list[dict[str, str]]:
+            return self.models
+
     class AnalyzerEngine:
+        def __init__(self, nlp_engine: list[dict[str, str]], supported_languages: list[str]) -> None:
+            assert [model["lang_code"] for model in nlp_engine] == supported_languages
+
         def analyze(self, text: str, language: str, entities: list[str], score_threshold: float) -> list[Any]:
             at = [match.span() for match in re.finditer("Ann", text)] if "PERSON" in entities else []
             return [SimpleNamespace(entity_type="PERSON", start=begin, end=end) for begin, end in at]
 
+    engines = SimpleNamespace(NlpEngineProvider=NlpEngineProvider)
     monkeypatch.setitem(sys.modules, "presidio_analyzer", SimpleNamespace(AnalyzerEngine=AnalyzerEngine))
+    monkeypatch.setitem(sys.modules, "presidio_analyzer.nlp_engine", engines)
     scrub_module._recognisers.cache_clear()
 
 

@@ -246,7 +246,10 @@ def test_a_learnt_secret_is_exposed_and_one_never_seen_is_not(tmp_path: Path) ->
 
 
 def judged(found: dict[str, Any], **config: Any) -> dict[str, bool]:
-    rules = judge(GateConfig(max_p_value=None, min_stopped=None, **config), Evidence({}, {}, found))
+    rules = judge(
+        GateConfig(max_p_value=None, min_stopped=None, champion_p_value=None, **config),
+        Evidence({}, {}, found),
+    )
     return {rule.rule: rule.passed for rule in rules}
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline_lib import records
 from pipeline_lib.core.errors import DataError
 from pipeline_lib.core.store import Store
+from pipeline_lib.evaluation import tables
 from pipeline_lib.evaluation.evaluate import EvaluateConfig, evaluate
 from pipeline_lib.kinds import Dataset, Evaluation, Model
 from tests.evaluation.tiny_model import tiny_model
@@ -119,3 +122,28 @@ def test_an_empty_test_split_names_what_to_change(tmp_path: Path, model: Model) 
     empty = split_of(tmp_path / "empty", [])
     with pytest.raises(DataError, match=r"split\.test"):
         Store(tmp_path / "store").materialize(evaluate.recipe(EvaluateConfig(), empty, model))
+
+
+def test_weights_that_no_longer_load_are_named_with_what_to_do(tmp_path: Path) -> None:
+    from pipeline_lib.evaluation.loading import load_model
+
+    directory = tiny_model(tmp_path / "m")
+    (directory / "model.safetensors").write_bytes(b"cut short")
+    spec = {"model": str(directory), "device": "cpu", "config": {"precision": "fp32", "template": None}}
+    with pytest.raises(DataError, match=r"does not load .*promote"):
+        load_model(spec)
+
+
+def test_an_empty_answer_and_a_lone_row_without_reference_are_scored_as_what_they_are() -> None:
+    rows = [
+        {"reference": "It is so.", "answer": "", "nll": 2.0, "tokens": 2, "stopped": True},
+        {"reference": None, "answer": "It may be.", "nll": 0.0, "tokens": 0, "stopped": False},
+        {"reference": "It is so.", "answer": "It is so.", "nll": 2.0, "tokens": 2, "stopped": True},
+    ]
+    found = tables.scores(pa.Table.from_pylist(rows, tables.ANSWERS))
+    assert found["exact_match"]["value"] == found["rougeL"]["value"] == 0.5
+    assert found["empty"]["value"] == pytest.approx(1 / 3)
+    assert found["stopped"]["value"] == pytest.approx(2 / 3)
+    assert found["perplexity"]["value"] == pytest.approx(math.e)
+    alone = tables.scores(pa.Table.from_pylist(rows[1:2], tables.ANSWERS))
+    assert set(alone) == {"stopped", "answer_words", "repetition", "empty"}

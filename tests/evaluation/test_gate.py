@@ -17,6 +17,7 @@ from pipeline_lib.evaluation import tables
 from pipeline_lib.evaluation.gate import GateConfig, gate
 from pipeline_lib.kinds import Evaluation
 
+NO_RULE = {"max_p_value": None, "min_stopped": None, "champion_p_value": None}
 REFERENCE = "Return the number of items in a container."
 
 
@@ -30,9 +31,11 @@ def evaluation(
     prefix: str = "c",
     spread: float = 0.3,
     sliced: tuple[str, ...] = (),
+    noise: int = 7,
+    tokens: int = 10,
 ) -> Evaluation:
     """An evaluation of conversations whose negative log-likelihood per token varies around ``per_token``."""
-    noise = np.random.default_rng(7).normal(0, spread, rows)
+    drawn = np.random.default_rng(noise).normal(0, spread, rows)
     made = [
         {
             "id": f"{prefix}{i:03d}",
@@ -41,8 +44,8 @@ def evaluation(
             "reference": REFERENCE,
             "answer": answer,
             "stopped": i < stopped * rows,
-            "nll": float((per_token + noise[i]) * 10),
-            "tokens": 10,
+            "nll": float((per_token + drawn[i]) * tokens),
+            "tokens": tokens,
             "answer_tokens": 8,
             "metadata": json.dumps({"topic": ["loops", "lists"][i % 2]} if i else {}),
         }
@@ -69,7 +72,11 @@ def failed(found: dict[str, Any]) -> list[str]:
 def test_a_better_model_that_stops_opens_the_gate(tmp_path: Path) -> None:
     found = verdict(tmp_path, evaluation(tmp_path / "b", 4.0), evaluation(tmp_path / "t", 3.0))
     assert found["open"]
-    assert [rule["rule"] for rule in found["rules"]] == ["beats_base", "stops_by_itself"]
+    assert [rule["rule"] for rule in found["rules"]] == [
+        "beats_base",
+        "holds_against_champion",
+        "stops_by_itself",
+    ]
     both = found["comparison"]["perplexity"]
     assert math.log(both["base"] / both["tuned"]) == pytest.approx(1.0, abs=1e-9)
     assert both["difference"]["high"] < 0
@@ -122,14 +129,12 @@ def test_a_model_that_does_not_stop_closes_the_gate(tmp_path: Path) -> None:
 
 def test_rules_apply_where_they_have_a_threshold(tmp_path: Path) -> None:
     base, tuned = evaluation(tmp_path / "b", 4.0, answer="the number"), evaluation(tmp_path / "t", 3.0)
-    strict = verdict(
-        tmp_path, base, tuned, max_p_value=None, min_stopped=None, min_rouge_ratio=2.0, max_perplexity=5.0
-    )
+    strict = verdict(tmp_path, base, tuned, **NO_RULE, min_rouge_ratio=2.0, max_perplexity=5.0)
     assert {rule["rule"]: rule["passed"] for rule in strict["rules"]} == {
         "gains_rouge": True,
         "low_perplexity": False,
     }
-    assert verdict(tmp_path, base, tuned, max_p_value=None, min_stopped=None) == {
+    assert verdict(tmp_path, base, tuned, **NO_RULE) == {
         "open": True,
         "rules": [],
         "comparison": strict["comparison"],
@@ -191,3 +196,32 @@ def test_every_conversation_is_in_one_group_of_lengths(lengths: list[int]) -> No
         mask.to_pylist() for _, mask in tables.groups(pa.Table.from_pylist(rows, tables.ANSWERS), "length")
     ]
     assert [sum(row) for row in zip(*masks, strict=True)] == [1] * len(lengths)
+
+
+def against(tmp_path: Path, champion: Evaluation, **config: Any) -> dict[str, Any]:
+    base, tuned = evaluation(tmp_path / "b", 4.0), evaluation(tmp_path / "t", 3.0)
+    recipe = gate.recipe(GateConfig(**config), base, tuned, None, None, None, champion)
+    return Store(tmp_path / "store").materialize(recipe).artifact.read()
+
+
+@pytest.mark.parametrize(("per_token", "opens"), [(3.2, True), (3.0, True), (2.8, False)])
+def test_a_model_may_equal_the_champion_and_not_lose_to_it(
+    tmp_path: Path, per_token: float, opens: bool
+) -> None:
+    found = against(tmp_path, evaluation(tmp_path / "c", per_token))
+    assert found["open"] is opens
+    assert failed(found) == ([] if opens else ["holds_against_champion"])
+    both = found["champion"]["perplexity"]
+    assert both["difference"]["value"] == pytest.approx(both["tuned"] - both["champion"])
+
+
+def test_losing_by_chance_is_not_losing(tmp_path: Path) -> None:
+    found = against(tmp_path, evaluation(tmp_path / "c", 2.999, noise=11))
+    rule = next(rule for rule in found["rules"] if rule["rule"] == "holds_against_champion")
+    assert rule["low"] < 0 < rule["high"]
+    assert rule["passed"]
+
+
+def test_a_champion_with_other_tokens_is_compared_per_token_of_the_tuned_model(tmp_path: Path) -> None:
+    found = against(tmp_path, evaluation(tmp_path / "c", 1.5, tokens=20))["champion"]["perplexity"]
+    assert math.log(found["champion"]) == pytest.approx(math.log(found["tuned"]), abs=0.2)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline_lib import chat, records
-from pipeline_lib.evaluation import generate, score
+from pipeline_lib import chat, likelihood, records
+from pipeline_lib.evaluation import generate
 from pipeline_lib.evaluation.generate import Decoding, generate_answers, generate_batches
-from pipeline_lib.evaluation.questions import Question, Share, chosen, packed, read_questions, settle_template
-from pipeline_lib.evaluation.score import negative_log_likelihoods
+from pipeline_lib.evaluation.questions import Question, chosen, read_questions, settle_template
+from pipeline_lib.likelihood import Share, negative_log_likelihoods, packed
 from tests.evaluation.tiny_model import tiny_model
 
 POSITIONS = 160
@@ -118,7 +118,7 @@ def test_a_limit_on_logits_costs_passes_and_changes_nothing(
     model: Any, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = [item for batch in negative_log_likelihoods(model, questions, pad=1) for item in batch]
-    monkeypatch.setattr(score, "LOGITS_AT_ONCE", 7 * model.config.vocab_size)
+    monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 7 * model.config.vocab_size)
     parts = [item for batch in negative_log_likelihoods(model, questions, pad=1) for item in batch]
     assert [item.tokens for item in parts] == [item.tokens for item in whole]
     assert [item.nll for item in parts] == pytest.approx([item.nll for item in whole], rel=1e-5)
@@ -151,7 +151,7 @@ def test_batched_answers_are_those_of_one_prompt_at_a_time(
 def test_the_shares_of_several_processes_make_up_the_whole(
     model: Any, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score, "BATCH_ROWS", 5)
+    monkeypatch.setattr(likelihood, "BATCH_ROWS", 5)
     whole = [item for batch in negative_log_likelihoods(model, questions, pad=1) for item in batch]
     shares = [
         item

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.services.servers import ROOT, environment, finetune, free_port, process, wait_for
+from tests.services.servers import ROOT, bucket, environment, finetune, free_port
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 RUN = """
@@ -168,44 +167,14 @@ class Refusing(BaseHTTPRequestHandler):
 @contextmanager
 def refusing_bucket(home: Path) -> Iterator[dict[str, str]]:
     """Yield the environment of a store on moto's S3 server behind the proxy."""
-    pytest.importorskip("moto")
-    pytest.importorskip("s3fs")
-    import boto3
-
-    moto, port = free_port(), free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(moto)]
-    with process(command, {**os.environ}, home / "moto.log"):
-        straight = f"http://127.0.0.1:{moto}"
-
-        def is_up() -> bool:
-            try:
-                with urllib.request.urlopen(straight, timeout=2):
-                    return True
-            except urllib.error.HTTPError:
-                return True
-            except OSError:
-                return False
-
-        wait_for(is_up, said="moto")
-        keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
-        client = boto3.client(
-            "s3",
-            endpoint_url=straight,
-            region_name="us-east-1",
-            aws_access_key_id="a",
-            aws_secret_access_key="b",
-        )
-        client.create_bucket(Bucket="finetune")
-        client.close()
+    with bucket(home) as (straight, keys):
         Refusing.upstream, Refusing.requests, Refusing.refused = straight, 0, 0
+        port = free_port()
         server = ThreadingHTTPServer(("127.0.0.1", port), Refusing)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield keys | {
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-                "FINETUNE_STORE": "s3://finetune/store",
-            }
+            yield keys | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
         finally:
             server.shutdown()
             server.server_close()

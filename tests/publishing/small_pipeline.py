@@ -235,7 +235,7 @@ class Pipeline:
 
     def registration_inputs(self) -> tuple[object, ...]:
         """Return the inputs of `register` in order."""
-        names = ("model", "adapter", "tuned", "verdict", "report")
+        names = ("model", "adapter", "base", "tuned", "verdict", "report")
         return (*(self.artifacts[name] for name in names), (self.artifacts["split"],))
 
 

@@ -5,12 +5,21 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 
+from pipeline_lib.core.artifact import Artifact
+from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.errors import ConfigError, ServiceError
 from pipeline_lib.core.fingerprint import digest_file
+from pipeline_lib.core.manifest import InputRef, Manifest, Provenance
+from pipeline_lib.core.output import Output
+from pipeline_lib.core.provenance import shown_at
+from pipeline_lib.core.stage import stage
+from pipeline_lib.kinds import Adapter, Model, Profile
 from pipeline_lib.publishing.connection import connected, registry_target, without_credentials
 from pipeline_lib.publishing.register import RegisterConfig, register
 from pipeline_lib.publishing.registry import crown, history, promote, rollback, versions
@@ -103,9 +112,9 @@ def test_a_run_shows_parameters_curves_data_scores_and_files(by_value, pipeline)
     assert run.data.metrics["base.perplexity"] == 31.62
     assert run.data.metrics["base.perplexity_low"] == pytest.approx(31.62 * 0.9)
     assert run.data.metrics["difference.perplexity"] == pytest.approx(12.07 - 31.62)
-    assert run.data.tags["digest.train"] == pipeline["adapter"].digest
-    assert run.data.tags["fingerprint.evaluate"] == pipeline["tuned"].fingerprint
-    assert run.data.tags["fingerprint.evaluate.2"] == pipeline["base"].fingerprint
+    assert run.data.tags["train.digest"] == pipeline["adapter"].digest
+    assert run.data.tags["evaluate.fingerprint"] == pipeline["tuned"].fingerprint
+    assert run.data.tags["evaluate.2.fingerprint"] == pipeline["base"].fingerprint
     assert run.data.tags["method"] == "lora"
     assert {
         "report.html",
@@ -123,6 +132,17 @@ def test_a_run_shows_parameters_curves_data_scores_and_files(by_value, pipeline)
     assert set(inputs) == {"split.train", "split.validation", "split.test"}
     assert inputs["split.train"][0]["digest"] == pipeline["split"].digest
     assert inputs["split.train"][1] == pipeline["split"].digest[:36]
+
+
+def test_the_card_names_licences_data_and_why_conversations_were_dropped(by_value):
+    registration, _ = by_value
+    with connected() as client:
+        card = Path(client.download_artifacts(registration["run_id"], "model_card.md")).read_text()
+    assert "Licence: unknown; of the base model: unknown; of the data: unknown" in card
+    assert "read 40, dropped 4 (" in card
+    assert "duplicate 1, too\\_short 2)" in card
+    assert "read 36, dropped 0; train 20; validation 2; test 14" in card
+    assert "<script>" not in card.replace("\\<", "")
 
 
 def test_registering_says_nothing_on_the_terminal(registry, pipeline, capfd):
@@ -175,7 +195,7 @@ import os, signal, sys
 sys.path.insert(0, {root!r})
 from tests.publishing.small_pipeline import build_pipeline
 from pathlib import Path
-from pipeline_lib.publishing import logged_model, register as module, registry
+from pipeline_lib.publishing import logged_model, register as module, registry, tracking
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 {where} = die
@@ -189,7 +209,7 @@ pipeline.store.materialize(module.register.recipe(config, *pipeline.registration
     "where",
     [
         "logged_model.log_reference",
-        pytest.param("module._require_name", marks=pytest.mark.slow),
+        pytest.param("tracking.log_file", marks=pytest.mark.slow),
         pytest.param("registry.crown", marks=pytest.mark.slow),
     ],
 )
@@ -211,9 +231,12 @@ def test_a_killed_registration_leaves_one_version_and_one_run_after_the_next_try
     with connected() as client:
         experiment = client.get_experiment_by_name(registration["experiment"])
         runs = client.search_runs([experiment.experiment_id])
+        below = [run for run in runs if run.data.tags.get("mlflow.parentRunId")]
         deleted = client.search_runs([experiment.experiment_id], run_view_type=2)
         models = client.search_logged_models([experiment.experiment_id])
-    assert [(run.info.run_id, run.info.status) for run in runs] == [(registration["run_id"], "FINISHED")]
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert [run.info.run_id for run in runs if run not in below] == [registration["run_id"]]
+    assert {run.data.tags["mlflow.parentRunId"] for run in below} == {registration["run_id"]}
     assert all(run.info.status == "KILLED" for run in deleted)
     assert len(versions("tiny")) == len(models) == 1
 
@@ -261,6 +284,80 @@ def test_the_history_is_bounded_by_what_a_tag_can_hold(two_versions):
     assert 10 < len(told) < 20
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_an_adapter_logged_alone_answers_as_the_merged_model_does(registry, tmp_path):
+    import mlflow
+    import torch
+    from mlflow.transformers import load_model
+    from transformers import AutoModelForCausalLM
+
+    from pipeline_lib.publishing.logged_model import log_weights
+    from tests.publishing.tiny_llama import make_adapter, make_model, merge
+
+    store = tmp_path / "made"
+    base = make_model(store / "base_model" / "b")
+    adapter = make_adapter(store / "train" / "t", base)
+    model = merge(store / "merge" / "m", base, adapter)
+    manifest = Manifest(
+        stage="train",
+        version=1,
+        kind="Adapter",
+        fingerprint="t",
+        digest="t",
+        code="",
+        config={},
+        inputs={"base": InputRef(address="base_model/b", digest="b")},
+        files=[],
+        stats={},
+        provenance=Provenance(),
+    )
+    manifest.write(adapter)
+    question = [{"role": "user", "content": "What is a list?"}]
+    with connected() as client:
+        run = client.create_run(experiment_id(client, "alone"))
+        uri = log_weights(
+            run.info.run_id, Model(model, "m", "m"), "A card.", question, Adapter(adapter, "t", "t")
+        )
+        held = Path(mlflow.artifacts.download_artifacts(uri))
+        served = load_model(uri, return_type="components")["model"]
+    assert not list(held.glob("model/*.safetensors"))
+    ids = torch.arange(20)[None]
+    with torch.inference_mode():
+        merged = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)(ids).logits
+        alone = served.float()(ids).logits
+    assert torch.allclose(alone, merged, atol=0.3)
+    assert (alone.argmax(-1) == merged.argmax(-1)).float().mean() > 0.9
+
+
+def test_every_earlier_champion_can_come_back_however_long_the_history(two_versions):
+    with connected() as client:
+        for i in range(40):
+            crown(client, "tiny", 2 - i % 2, "a reason of many words " * 30, "promote")
+        client.set_registered_model_tag("tiny", "history", json.dumps(history(client, "tiny")[-1:]))
+    assert rollback("tiny", 2, "it was better").aliases == ("champion",)
+    with pytest.raises(ConfigError, match="version 2 is the champion"):
+        rollback("tiny", 2, "again")
+
+
+@pytest.mark.parametrize("kind", ["model", "prompt"])
+def test_a_name_that_others_use_is_left_to_them(registry, pipeline, kind):
+    import mlflow
+
+    with connected() as client:
+        experiment = experiment_id(client, BY_REFERENCE.experiment)
+        if kind == "prompt":
+            mlflow.genai.register_prompt("tiny", "Answer {{question}}")
+        else:
+            client.create_registered_model("tiny")
+            others = mlflow.create_external_model("model", experiment_id=experiment)
+            client.create_model_version("tiny", f"models:/{others.model_id}")
+    with pytest.raises(ConfigError, match=f"a {kind}.*register.model_name"):
+        registered(pipeline)
+    with connected() as client:
+        assert client.search_runs([experiment]) == []
+
+
 def test_a_version_that_never_was_champion_needs_a_promotion(two_versions):
     with pytest.raises(ConfigError, match="never was champion"):
         rollback("tiny", 2, "why not")
@@ -291,15 +388,57 @@ def test_the_target_holds_no_password_and_marks_a_database_that_is_gone(registry
     assert without_credentials("https://me:secret@mlflow.example:5000/x") == "https://mlflow.example:5000/x"
 
 
-def test_a_run_can_be_logged_from_the_artifacts_alone(registry, pipeline):
+def logged(artifacts: Mapping[str, Artifact]) -> tuple[Run, dict[str, Run]]:
+    """Log a run from artifacts alone; return it and the runs below it by name."""
     with connected() as client:
-        run_id = log_run(
-            client, contents_of(pipeline.artifacts), experiment="logged", name="a run", tags={"kind": "run"}
-        )
-        run = client.get_run(run_id)
+        contents = contents_of(artifacts)
+        run = client.get_run(log_run(client, contents, experiment="logged", name="a run", tags={}))
+        below = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+    return run, {one.info.run_name: one for one in below}
+
+
+@stage(produces=Profile, version=1)
+def looked_at(out: Output, config: StageConfig) -> None:
+    """A page on the data."""
+    for name in ("profile.html", "profile.json"):
+        (out.path / name).write_text("{}", encoding="utf-8")
+
+
+def test_the_page_on_the_data_stands_beside_the_run(registry, pipeline):
+    page = pipeline.store.materialize(looked_at.recipe(StageConfig())).artifact
+    run, _ = logged({"profile": page, **pipeline.artifacts})
+    with connected() as client:
+        files = {one.path for one in client.list_artifacts(run.info.run_id)}
+    assert files >= {"profile.html", "profile.json", "report.html"}
+
+
+def test_a_run_logged_from_the_store_has_one_run_below_it_for_each_model_measured(registry, pipeline):
+    uses = {"base": "evaluate_base", "tuned": "evaluate"}
+    artifacts = {uses.get(name, name): artifact for name, artifact in pipeline.artifacts.items()}
+    run, below = logged(artifacts | {"evaluate_champion": pipeline["base"]})
+    assert run.info.status == "RUNNING"
     assert run.data.metrics["tuned.rougeL"] == 0.304
     assert run.data.metrics["base.rougeL"] == 0.112
-    assert run.info.status == "RUNNING"
+    for made in artifacts.values():
+        assert made.fingerprint in run.data.tags.values()
+        assert made.digest in run.data.tags.values()
+    assert set(below) == {"base", "tuned", "champion"}
+    assert all(one.info.status == "FINISHED" for one in below.values())
+    assert [below[name].data.metrics["rougeL"] for name in ("base", "tuned")] == [0.112, 0.304]
+    assert below["tuned"].data.metrics["rougeL_low"] == pytest.approx(0.304 * 0.9)
+    assert below["tuned"].data.tags["model.digest"] == pipeline["model"].digest
+    assert [i.dataset.name for i in below["tuned"].inputs.dataset_inputs] == ["split.test"]
+
+
+def test_a_run_leads_to_the_orchestrators_page_where_there_is_one(registry, pipeline):
+    before = shown_at.set("http://prefect.example/runs/1")
+    try:
+        told, _ = logged({"ingest": pipeline["ingest"]})
+    finally:
+        shown_at.reset(before)
+    silent, _ = logged({"ingest": pipeline["ingest"]})
+    assert told.data.tags["prefect.run"] == "http://prefect.example/runs/1"
+    assert "prefect.run" not in silent.data.tags
 
 
 def test_a_nested_config_becomes_dotted_parameters():

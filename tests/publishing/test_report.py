@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_lib.kinds import Tokens
+from pipeline_lib.pages.charts import Series, curves, histogram, ticks
+from pipeline_lib.pages.funnel import funnel
+from pipeline_lib.pages.rendering import figure, markdown_text
 from pipeline_lib.publishing.answers import sample_answers, spread
 from pipeline_lib.publishing.audited import mask_audit
-from pipeline_lib.publishing.charts import Series, curves, histogram, ticks
-from pipeline_lib.publishing.rendering import markdown_text
-from pipeline_lib.publishing.report import ReportConfig, funnel, report, token_lengths
-from pipeline_lib.publishing.scores import figure, score_rows
+from pipeline_lib.publishing.report import ReportConfig, counts, report, token_lengths
+from pipeline_lib.publishing.scores import score_rows
 
 
 class Page(HTMLParser):
@@ -71,7 +72,7 @@ def test_the_same_inputs_give_the_same_bytes(pipeline, tmp_path: Path):
 
 
 def test_every_conversation_of_the_funnel_is_accounted_for(pipeline):
-    rows = funnel([pipeline["ingest"], pipeline["split"]], pipeline["tokens"])
+    rows = funnel(counts((pipeline["ingest"], pipeline["split"]), pipeline["tokens"]))
     assert [row.stage for row in rows] == ["ingest", "split", "tokenize train", "tokenize validation"]
     assert all(row.read == row.kept + row.dropped for row in rows)
     assert all(row.dropped == sum(count for _, count, _ in row.reasons) for row in rows)
@@ -138,7 +139,7 @@ def test_nothing_to_draw_draws_nothing():
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=200))
 def test_a_histogram_holds_every_value(values: list[int]):
-    from pipeline_lib.publishing.charts import _shares
+    from pipeline_lib.pages.charts import _shares
 
     assert sum(_shares(values, 7, 30)) == pytest.approx(100)
 

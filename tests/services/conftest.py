@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,9 @@ from tests.services.servers import (
     process,
     worker_command,
 )
+from tests.services.words import write_config
 
-CONFIG = """
-name: words
-initialize: {{hidden_size: 32, intermediate_size: 64, layers: 1, heads: 2, vocab_size: 600}}
-ingest: {{sources: [{{path: {data}}}]}}
-filter: {{web_rules: none}}
-split: {{minimum: 1}}
-operations: {{run: "0 2 * * *", drift: "0 1 * * *", approve: true}}
-"""
+OPERATIONS = {"run": "0 2 * * *", "drift": "0 1 * * *", "approve": True}
 
 
 @dataclass(frozen=True)
@@ -45,18 +38,7 @@ class Team:
 @pytest.fixture(scope="session")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     home = tmp_path_factory.mktemp("team")
-    data = home / "data.jsonl"
-    words = "north south east west spring summer autumn winter stone river cloud field".split()
-    rows = (
-        {
-            "instruction": f"What follows {word} {i}?",
-            "output": f"After {word} comes {words[i % 12]}, number {i}.",
-        }
-        for i, word in enumerate(words * 4)
-    )
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = home / "words.yaml"
-    config.write_text(CONFIG.format(data=data))
+    config = write_config(home, operations=OPERATIONS)
     with own_database() as database:
         port = free_port()
         env = environment(home, **prefect_server_environment(database, port))

@@ -79,10 +79,14 @@ def prefect_server_environment(database: str, port: int) -> dict[str, str]:
 
 
 @contextmanager
-def process(command: list[str], env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    command: list[str], env: Mapping[str, str], log: Path, where: Path = ROOT
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a group of its own until the block ends."""
     with log.open("ab") as out:
-        running = subprocess.Popen(command, env=env, stdout=out, stderr=out, cwd=ROOT, start_new_session=True)
+        running = subprocess.Popen(
+            command, env=env, stdout=out, stderr=out, cwd=where, start_new_session=True
+        )
     try:
         yield running
     finally:
@@ -128,13 +132,38 @@ def prefect_server(env: Mapping[str, str], port: int, log: Path) -> Iterator[sub
         yield running
 
 
+@contextmanager
+def bucket(home: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Run moto's S3 server; yield its address and the environment of a store in a bucket of it."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    import boto3
+
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with process(command, os.environ, home / "moto.log"):
+        wait_for(lambda: answers(f"{url}/moto-api/"), said="moto")
+        client = boto3.client(
+            "s3",
+            endpoint_url=url,
+            region_name="us-east-1",
+            aws_access_key_id="a",
+            aws_secret_access_key="b",
+        )
+        client.create_bucket(Bucket="finetune")
+        client.close()
+        yield url, keys | {"AWS_ENDPOINT_URL": url, "FINETUNE_STORE": "s3://finetune/store"}
+
+
 def finetune(
-    env: Mapping[str, str], *arguments: str, timeout: float = 300
+    env: Mapping[str, str], *arguments: str, timeout: float = 300, where: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flows", *arguments],
         env=env,
-        cwd=ROOT,
+        cwd=where,
         capture_output=True,
         text=True,
         timeout=timeout,

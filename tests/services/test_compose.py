@@ -74,7 +74,7 @@ def test_every_server_says_whether_it_is_well_and_keeps_its_data_in_a_named_volu
 ) -> None:
     services = composed["services"]
     assert all("healthcheck" in services[name] for name in ("postgres", "redis", "prefect", "mlflow"))
-    assert {"postgres", "redis", "store", "artifacts"} <= set(composed["volumes"])
+    assert {"postgres", "redis", "store", "hub", "artifacts"} <= set(composed["volumes"])
     assert services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
 
 
@@ -96,6 +96,7 @@ class Here:
             "/run/secrets/": f"{home}/secrets/",
             "/app/mlflow-auth.ini": str(home / "mlflow-auth.ini"),
             "/artifacts": str(home / "artifacts"),
+            "/hub": str(home / "hub"),
             "/store": str(home / "store"),
             "0.0.0.0": "127.0.0.1",
         }

@@ -60,6 +60,19 @@ def test_the_form_knows_every_stages_fields_with_words_defaults_bounds_and_choic
     assert stage["enum"][:8] == STAGES
 
 
+def test_single_fields_come_before_blocks_and_each_question_has_a_title_and_a_sentence(team: Team) -> None:
+    def in_order(block: dict[str, Any]) -> list[str]:
+        return sorted(block["properties"], key=lambda name: block["properties"][name]["position"])
+
+    schema = team.api.deployments()["stage/words"]["parameter_openapi_schema"]
+    asked = ["stage", "force", "onward", "approve"]
+    assert in_order(schema) == [*asked, "config"]
+    assert [schema["properties"][name]["title"] for name in asked] == ["Stage", "Force", "Onward", "Approve"]
+    assert all(schema["properties"][name]["description"] for name in asked)
+    train = in_order(schema["definitions"]["TrainConfig"])
+    assert train.index("learning_rate") < train.index("epochs") < train.index("lora")
+
+
 def test_a_wrong_parameter_is_refused_where_it_is_given(team: Team) -> None:
     import urllib.error
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.sample_sizes import SampleSizes, conversations_needed
 from pipeline_lib.training.devices import GPUS, HEADROOM, Gpu, place
 from pipeline_lib.training.estimate import (
     METHODS,
@@ -22,7 +23,7 @@ from pipeline_lib.training.estimate import (
     layer_bytes_per_token,
 )
 from pipeline_lib.training.model_shape import ModelShape, llama_shape, shape_of
-from pipeline_lib.training.recommendation import Case, conversations_needed, learning_rate, recommend
+from pipeline_lib.training.recommendation import Case, learning_rate, recommend
 from pipeline_lib.training.train import TrainConfig
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -292,7 +293,7 @@ def test_few_conversations_and_changing_knowledge_are_warned_of(llama: ModelShap
     assert any("prompting" in w for w in recommend(llama, Case(50, 80)).warnings)
     assert any("retrieved" in w for w in recommend(llama, Case(50_000, 80, knowledge_changes=True)).warnings)
     assert recommend(llama, Case(50_000, 80)).warnings == ()
-    assert conversations_needed("complex", "weak") == (1_000, 10_000, 100_000)
+    assert conversations_needed("complex", "weak") == SampleSizes(1_000, 10_000, 100_000)
 
 
 def test_learning_rate_falls_with_the_model_and_rises_with_the_data() -> None:

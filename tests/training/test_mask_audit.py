@@ -5,7 +5,10 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from pathlib import Path
 
-from tests.curation.conftest import chat
+import pytest
+
+from pipeline_lib.training.tokenize import TokenizeConfig
+from tests.curation.conftest import chat, pair
 from tests.training.test_tokenize import CHAT, ROWS, run, table
 
 
@@ -43,3 +46,26 @@ def test_the_page_counts_what_the_account_counts(tmp_path: Path) -> None:
         cells = "".join(f"<td>{stats[part][name]:,}</td>" for part in ("train", "validation"))
         assert f"<th>{name.replace('_', ' ')}</th>{cells}" in text
     assert "<th>dropped: too_long</th><td>1</td><td>0</td>" in text
+
+
+@pytest.mark.parametrize("objective", ["preference", "feedback", "prompts"])
+def test_an_answer_that_becomes_less_likely_has_another_colour(tmp_path: Path, objective: str) -> None:
+    tokens = run(
+        tmp_path,
+        [pair("q", "good <b>", "bad", "p")],
+        TokenizeConfig.model_validate({"objective": objective}),
+    )
+    text = (tokens.path / "audit.html").read_text(encoding="utf-8")
+    page = Spans()
+    page.feed(text)
+    wanted = []
+    for row in table(tokens):
+        wanted += [(token, "") for token in row["prompt_ids"]]
+        wanted += [(token, "learnt") for token in row.get("chosen_ids", ())]
+        wanted += [(token, "avoided") for token in row.get("rejected_ids", ())]
+        kind = "learnt" if row.get("label") else "avoided"
+        wanted += [(token, kind) for token in row.get("completion_ids", ())]
+    assert [(token, kind.removesuffix(" stop")) for token, kind in page.tokens] == wanted
+    assert sum(kind.endswith(" stop") for _, kind in page.tokens) == (0 if objective == "prompts" else 2)
+    assert ("reference: good &lt;b&gt;" in text) == (objective == "prompts")
+    assert "<b>" not in text

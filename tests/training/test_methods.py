@@ -16,6 +16,7 @@ from pipeline_lib.core.errors import ConfigError, DataError
 from pipeline_lib.training.train import TrainConfig
 from pipeline_lib.training.trainers import batch
 from tests.training.tiny_training import (
+    LIBRARIES_WARN,
     LORA,
     Place,
     Run,
@@ -27,7 +28,7 @@ from tests.training.tiny_training import (
     train_here,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = LIBRARIES_WARN
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +130,17 @@ def test_qlora_trains_over_four_bits_or_says_what_to_install(where: Place) -> No
     ],
 )
 def test_an_adapter_that_does_not_fit_is_told_before_weights_are_loaded(
-    values: dict[str, Any], told: str, where: Place, monkeypatch: pytest.MonkeyPatch
+    values: dict[str, Any],
+    told: str,
+    where: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     from pipeline_lib.training import trainers
 
     monkeypatch.setattr(trainers, "load_base", lambda *_, **__: pytest.fail("weights were loaded"))
     with pytest.raises((ConfigError, DataError), match=told):
-        train_here(where, "wrong", **values)
+        train_here(where, request.node.callspec.id, **values)
 
 
 def test_a_smaller_forward_pass_gives_the_same_loss_curve(where: Place, whole: Run) -> None:
@@ -188,8 +193,13 @@ def wait_for_a_checkpoint(work: Path, process: Any) -> None:
     pytest.fail("no checkpoint was written")
 
 
-def test_checkpoints_of_another_config_are_refused(where: Place) -> None:
+def test_checkpoints_of_another_config_are_refused_before_the_model_is_loaded(
+    where: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline_lib.training import trainers
+
     train_here(where, "first", max_steps=3)
+    monkeypatch.setattr(trainers, "load_base", lambda *_, **__: pytest.fail("weights were loaded"))
     with pytest.raises(DataError, match="another config"):
         train_here(where, "first", max_steps=4)
 
@@ -228,11 +238,14 @@ def test_a_loss_that_is_no_number_stops_the_training_with_the_remedy(where: Plac
     "values",
     [
         {"precision": "bf16"},
-        {"precision": "fp16"},
+        pytest.param({"precision": "fp16"}, marks=pytest.mark.slow),  # most CPUs emulate it
         {"neftune_noise_alpha": 5},
         {"activation_checkpointing": True},
         {"schedule": "cosine_with_min_lr", "schedule_options": {"min_lr_rate": 0.1}},
-        {"method": "full", "trained_weights": "bf16", "precision": "bf16", "learning_rate": 3e-3},
+        pytest.param(
+            {"method": "full", "trained_weights": "bf16", "precision": "bf16", "learning_rate": 3e-3},
+            marks=pytest.mark.slow,
+        ),
         {"optimizer": "adafactor"},
     ],
     ids=lambda values: "-".join(map(str, values.values()))[:30],

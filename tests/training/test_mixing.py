@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.training.mixing import MixConfig, places
-from tests.training.tiny_training import Place, Run, place, train_here
+from tests.training.tiny_training import LIBRARIES_WARN, Place, Run, place, train_here
 
 SOURCES = ["large"] * 900 + ["small"] * 90 + ["tiny"] * 10
 
@@ -77,7 +77,7 @@ def distance(where: Place, run: Run) -> float:
     )
 
 
-@pytest.mark.filterwarnings("ignore")
+@LIBRARIES_WARN
 def test_consolidation_forgets_less_of_the_general_data_than_training_without(where: Place) -> None:
     """The loss on the replayed sequences, none of which is trained on, rises less."""
     import torch
@@ -107,6 +107,7 @@ def test_consolidation_forgets_less_of_the_general_data_than_training_without(wh
     free = train_here(where, "free", tokens, mix=mix, **values)
     held = train_here(where, "held", tokens, mix={**mix, "ewc_strength": 100.0}, **values)
     assert free.stats["steps"] == held.stats["steps"] == 12
+    assert free.stats["sources"] == {"task": 24}
     before = forgotten(where.base)
     assert forgotten(held.out) - before < 0.7 * (forgotten(free.out) - before)
     assert distance(where, held) < distance(where, free)

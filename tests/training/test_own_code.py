@@ -10,25 +10,24 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pipeline_lib.chat import MARKER_TEMPLATE
 from pipeline_lib.core.errors import DataError
 from pipeline_lib.core.store import Store
 from pipeline_lib.training.base_model import BaseModelConfig, base_model
 from tests.evaluation.tiny_model import tiny_model
-from tests.training.tiny_training import Place, merge_here, sequences, train_here
+from tests.training.tiny_training import LIBRARIES_WARN, Place, merge_here, sequences, train_here
 
 CODE = Path(__file__).with_name("wedlm_like.py")
 MASK, WINDOW = 7, 8
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = LIBRARIES_WARN
 
 
-@pytest.fixture(scope="module")
-def where(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A base model with its own modelling file, as a hub gives it."""
-    made = Place(tmp_path_factory.mktemp("wedlm"))
-    tiny_model(made.base)
-    shutil.copy(CODE, made.base / "modeling_wedlm.py")
-    path = made.base / "config.json"
+def with_own_code(directory: Path) -> None:
+    """Write a base model with its own modelling file, as a hub gives it."""
+    tiny_model(directory)
+    shutil.copy(CODE, directory / "modeling_wedlm.py")
+    path = directory / "config.json"
     config = json.loads(path.read_text())
     config |= {
         "model_type": "wedlm",
@@ -41,6 +40,12 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Place:
         "wedlm_window_size": WINDOW,
     }
     path.write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    made = Place(tmp_path_factory.mktemp("wedlm"))
+    with_own_code(made.base)
     sequences(made.tokens, made.base)
     return made
 
@@ -102,3 +107,16 @@ def test_the_loss_is_the_models_own(where: Place) -> None:
     with torch.no_grad():
         expected = model(ids, attention_mask=attention, labels=labels).loss.item()
     assert run.losses[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_merged_model_is_loaded_with_its_code_wherever_it_is_used(where: Place) -> None:
+    """By evaluation, chat and export; MLflow gets a reference, since it would load it without."""
+    from pipeline_lib.evaluation import loading, talk
+    from pipeline_lib.publishing.export import forms
+
+    run = train_here(where, "used", max_steps=2)
+    merged, _ = merge_here(where, run)
+    spec = {"model": str(merged), "device": "cpu", "config": {"precision": "fp32", "template": None}}
+    models = [loading.load_model(spec)[0], talk.load(merged).model, forms.load_model(merged)]
+    assert {type(model).__name__ for model in models} == {"WeDLMForCausalLM"}
+    assert forms.load_tokenizer(merged).chat_template == MARKER_TEMPLATE

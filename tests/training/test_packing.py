@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline_lib.training.packing import IGNORED, PackedCollator, pack, packed
+from pipeline_lib.training.attention import takes_flat_rows
+from pipeline_lib.training.packing import IGNORED, PackedCollator, pack, packed, packed_collator
 from pipeline_lib.training.train import TrainConfig
 from tests.training import tiny_training as tiny
 
@@ -59,14 +60,18 @@ def sequences(lengths: list[int]) -> Any:
     )
 
 
-def test_packed_logits_are_those_of_each_sequence_alone(tmp_path: Path) -> None:
+COMPILED = (pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning"))
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager", pytest.param("flex_attention", marks=COMPILED)])
+def test_packed_logits_are_those_of_each_sequence_alone(tmp_path: Path, kernel: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
     tiny.tiny_model(tmp_path / "base")
     model = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "base", dtype=torch.float32, attn_implementation="sdpa"
-    )
+        tmp_path / "base", dtype=torch.float32, attn_implementation=kernel
+    ).eval()
     alone = sequences([9, 5, 14, 3, 7, 1, 12])
     rows = packed(alone, 20)
     batch = PackedCollator(0)(rows.to_list())
@@ -89,7 +94,31 @@ def test_packed_logits_are_those_of_each_sequence_alone(tmp_path: Path) -> None:
     assert sorted(seen) == sorted(map(tuple, alone["input_ids"]))
 
 
-@pytest.mark.filterwarnings("ignore")
+def test_a_kernel_without_a_mask_gets_one_flat_row_and_where_each_sequence_ends(
+    tmp_path: Path,
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tiny.tiny_model(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).eval()
+    lengths = [9, 5, 14, 3, 7]
+    rows = packed(sequences(lengths), 20)
+    batch = packed_collator(0, flat=takes_flat_rows("flash_attention_2"))(rows.to_list())
+    laid = [length for row in rows["seq_lengths"] for length in row]
+    assert batch["input_ids"].shape == (1, sum(lengths))
+    assert batch["cu_seq_lens_q"].diff().tolist() == laid
+    assert batch["max_length_q"] == max(lengths)
+    assert int((batch["labels"] == IGNORED).sum()) == len(lengths)
+    positions = {name: batch[name] for name in ("input_ids", "position_ids")}
+    with torch.no_grad():
+        together = model(**positions, use_cache=False).logits[0].split(laid)
+        for part, ids in zip(together, batch["input_ids"][0].split(laid), strict=True):
+            alone = model(ids[None], use_cache=False).logits[0]
+            torch.testing.assert_close(part, alone, atol=1e-5, rtol=0)
+
+
+@tiny.LIBRARIES_WARN
 def test_a_packed_training_has_the_loss_of_an_unpacked_one(tmp_path: Path) -> None:
     where = tiny.place(tmp_path)
     whole = {"batch_size": 24, "epochs": 3, "warmup_ratio": 0.0}

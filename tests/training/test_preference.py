@@ -14,9 +14,9 @@ from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.training.objectives import DpoConfig, Reward
 from pipeline_lib.training.rewards import length_score, reference_f1, same_number, scorer
 from pipeline_lib.training.train import TrainConfig, outside
-from tests.training.tiny_training import Place, Run, merge_here, pairs, place, train_here
+from tests.training.tiny_training import LIBRARIES_WARN, Place, Run, merge_here, pairs, place, train_here
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = LIBRARIES_WARN
 
 FAST = {"learning_rate": 1e-2, "lora": {"rank": 4, "dropout": 0.0}}
 

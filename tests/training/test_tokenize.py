@@ -21,19 +21,26 @@ from pipeline_lib.training.tokenize import TokenizeConfig, as_document, tokenize
 from tests.curation.conftest import Row, chat, message, pair, text
 
 END = "<|endoftext|>"
+POSITIONS = 1024
 REFUSING = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
     + MARKER_TEMPLATE
 )
 ENDLESS = MARKER_TEMPLATE.replace("+ eos_token", "")
+FORGETFUL = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'Q: ' + m['content'] + '\nA:' }}"
+    "{% elif loop.last %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+"""Renders an answer only where it is the last turn."""
 
 
 class Given(StageConfig):
-    """Rows of both splits, or a chat template."""
+    """Rows of both splits, or a chat template and the number of embeddings."""
 
     train: str = "[]"
     validation: str = "[]"
     template: str = ""
+    rows: int = 0
 
 
 @stage(produces=Dataset, version=1)
@@ -54,10 +61,15 @@ def bytes_only(out: Output, config: Given) -> None:
     bpe = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    ends = {} if config.template == "no end" else {"eos_token": END}
+    ends = {
+        "no end": {"pad_token": "<|pad|>"},
+        "no end, no pad": {},
+    }.get(config.template, {"eos_token": END})
     made = PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False, **ends)
     made.chat_template = config.template
     made.save_pretrained(out.path)
+    shape = {"max_position_embeddings": POSITIONS, "vocab_size": config.rows or len(made)}
+    (out.path / "config.json").write_text(json.dumps(shape))
 
 
 def run(
@@ -66,12 +78,13 @@ def run(
     config: TokenizeConfig,
     template: str = MARKER_TEMPLATE,
     validation: list[Row] | None = None,
+    rows_of_base: int = 0,
 ) -> Tokens:
     """Return the tokens of the rows, having counted that none was lost."""
     store = Store(root)
     given = Given(train=json.dumps(rows), validation=json.dumps(validation or []))
     dataset = store.materialize(splits.recipe(given)).artifact
-    base = store.materialize(bytes_only.recipe(Given(template=template))).artifact
+    base = store.materialize(bytes_only.recipe(Given(template=template, rows=rows_of_base))).artifact
     made = store.materialize(tokenize.recipe(config, dataset, base)).artifact
     stats = made.manifest.stats["train"]
     assert stats["read"] == len(rows) == stats["kept"] + stats["dropped"]
@@ -149,7 +162,8 @@ def test_what_no_chat_can_teach_is_dropped_with_the_reason(tmp_path: Path) -> No
 
 def test_a_conversation_cut_to_its_length_learns_what_is_left_of_it(tmp_path: Path) -> None:
     rows = [*ROWS, chat("a", "x" * 300, name="long")]
-    tokens = run(tmp_path, rows, TokenizeConfig(max_length=128, too_long="truncate"))
+    config = TokenizeConfig(max_length=128, too_long="truncate", max_without_stop=0.2)
+    tokens = run(tmp_path, rows, config)
     longest = table(tokens)[-1]
     assert len(longest["input_ids"]) == 128
     assert set(learnt(tokens, longest)) == {"x"}
@@ -186,6 +200,31 @@ def test_a_conversation_cut_to_its_length_learns_what_is_left_of_it(tmp_path: Pa
             "not_rendered 3.*no system here",
         ),
         (ROWS, {}, ENDLESS, r"in 5 of 5 conversations no end-of-turn token is learnt"),
+        (
+            [*ROWS, chat("a", "x" * 300, name="long")],
+            {"too_long": "truncate"},
+            MARKER_TEMPLATE,
+            r"in 1 of 6 .* over tokenize\.max_without_stop=0\.1",
+        ),
+        (ROWS, {}, FORGETFUL, r"for 100% .* another prompt .*set tokenize\.learn=last_turn"),
+        (
+            [*(chat("q", "a", name=f"{i}") for i in range(200)), *ROWS],
+            {},
+            FORGETFUL,
+            r"for 2% .* over tokenize\.max_prompt_differs=0\.01",
+        ),
+        (
+            [pair("a", "same", "same", f"p{i}") for i in range(2)] + [pair("a", "b", "c", "p")] * 3,
+            {"objective": "preference"},
+            MARKER_TEMPLATE,
+            r"40% of the train split has nothing to learn.*equal_answers 2",
+        ),
+        (
+            [pair("a", "b", "c", "p")],
+            {"objective": "preference"},
+            ENDLESS,
+            r"in 1 of 1 conversations no end-of-turn token is learnt",
+        ),
         (ROWS, {"max_length": 30, "too_long": "truncate"}, MARKER_TEMPLATE, "no end-of-turn token is learnt"),
     ],
 )
@@ -194,6 +233,31 @@ def test_hopeless_data_stop_the_run_and_say_why(
 ) -> None:
     with pytest.raises(DataError, match=told):
         run(tmp_path, rows, TokenizeConfig.model_validate({"max_length": 128, **changes}), template)
+
+
+def test_what_a_template_forgets_of_former_turns_is_no_harm_to_the_last(tmp_path: Path) -> None:
+    last = TokenizeConfig(max_length=128, learn="last_turn")
+    tokens = run(tmp_path, ROWS, last, FORGETFUL)
+    assert [learnt(tokens, row) for row in table(tokens)] == [f" second{END}"] * 5
+
+
+def test_a_sequence_over_the_models_positions_is_refused(tmp_path: Path) -> None:
+    rows = [*ROWS, chat("a", "x" * POSITIONS, name="long")]
+    with pytest.raises(
+        ConfigError, match=r"over the base model's 1024 positions; lower tokenize\.max_length"
+    ):
+        run(tmp_path, rows, TokenizeConfig(max_length=2048))
+    assert run(tmp_path, rows, TokenizeConfig(max_length=POSITIONS)).manifest.stats["train"]["kept"] == 5
+
+
+def test_a_token_without_an_embedding_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"257 tokens, the model 256 embeddings: none for <\|endoftext\|>"):
+        run(tmp_path, ROWS, CHAT, rows_of_base=256)
+
+
+def test_a_tokenizer_without_pad_and_end_token_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"neither a pad nor an end token.*set eos_token"):
+        run(tmp_path, ROWS, CHAT, template="no end, no pad")
 
 
 def test_a_base_without_a_template_needs_one_by_name(tmp_path: Path) -> None:

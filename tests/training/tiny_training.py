@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipeline_lib import records
 from pipeline_lib.training.merge import MergeConfig
 from pipeline_lib.training.tokenize import TokenizeConfig
 from pipeline_lib.training.train import LoraConfig, TrainConfig
 from tests.evaluation.tiny_model import tiny_model
 
+LIBRARIES_WARN = pytest.mark.filterwarnings(
+    # TRL calls a method by the name it had, bitsandbytes says what a CPU lacks, and PEFT that PiSSA's base
+    # serves no other adapter, for which the worker saves it as a plain one.
+    "ignore:`gradient_checkpointing_:FutureWarning",
+    "ignore:PiSSA changes the base weights:UserWarning",
+    "ignore:Paged optimizers are not supported on CPU:UserWarning",
+)
+"""What the libraries under a training in this process warn of; anything else is an error."""
 LORA = LoraConfig(rank=4, alpha=8, dropout=0.0, target_modules=("q_proj", "v_proj", "down_proj"))
 QUICK: dict[str, Any] = {
     "lora": LORA,

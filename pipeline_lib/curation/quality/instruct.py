@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from pipeline_lib.curation.languages import language_of
 from pipeline_lib.curation.quality.limits import InstructLimits, over, under
 from pipeline_lib.curation.quality.ngrams import Variety
 
@@ -53,6 +54,8 @@ class Turn:
     variety: Variety | None = None
     tools: bool = False
     """Whether the conversation offers tools."""
+    tokens: int | None = None
+    """The answer's length in tokens of the model's tokenizer, where it was counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,10 @@ class Talk:
     unwanted: list[Turn] = field(default_factory=list)
     """Answers that a model is to avoid."""
     equal_pair: bool = False
+    tokens: int | None = None
+    """The length of all that is said in tokens of the model's tokenizer, where it was counted."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """The scores in the metadata that have a bound."""
 
 
 TalkRule = Callable[[Talk, InstructLimits], str | None]
@@ -105,6 +112,26 @@ def short_answer(talk: Talk, limits: InstructLimits) -> str | None:
         return None
     length = sum(len(turn.answer.strip()) for turn in talk.turns)
     return under(length, limits.min_answer_characters, "characters")
+
+
+def long_conversation(talk: Talk, limits: InstructLimits) -> str | None:
+    """Drop a conversation with more tokens than may be learnt at once."""
+    return None if talk.tokens is None else over(talk.tokens, limits.max_conversation_tokens, "tokens")
+
+
+def no_score(talk: Talk, limits: InstructLimits) -> str | None:
+    """Drop a conversation without a score that it is to be judged by."""
+    return next((f"no number {name}" for name in limits.scores if name not in talk.scores), None)
+
+
+def poor_score(talk: Talk, limits: InstructLimits) -> str | None:
+    """Drop a conversation with a score out of its bounds."""
+    found = (
+        under(talk.scores[name], bounds.min, name) or over(talk.scores[name], bounds.max, name)
+        for name, bounds in limits.scores.items()
+        if name in talk.scores
+    )
+    return next(filter(None, found), None)
 
 
 def placeholder(turn: Turn, limits: InstructLimits) -> str | None:
@@ -158,6 +185,17 @@ def long_prompt(turn: Turn, limits: InstructLimits) -> str | None:
 def long_answer(turn: Turn, limits: InstructLimits) -> str | None:
     """Drop an answer that is too long."""
     return over(len(turn.answer), limits.max_answer_characters, "characters")
+
+
+def few_answer_tokens(turn: Turn, limits: InstructLimits) -> str | None:
+    """Drop an answer with too few tokens; a call for a tool is no short answer."""
+    counted = turn.tokens is not None and not turn.calls
+    return under(turn.tokens or 0, limits.min_answer_tokens, "tokens") if counted else None
+
+
+def many_answer_tokens(turn: Turn, limits: InstructLimits) -> str | None:
+    """Drop an answer with too many tokens."""
+    return None if turn.tokens is None else over(turn.tokens, limits.max_answer_tokens, "tokens")
 
 
 def answer_prompt_ratio(turn: Turn, limits: InstructLimits) -> str | None:
@@ -229,7 +267,7 @@ def language_mismatch(turn: Turn, limits: InstructLimits) -> str | None:
     """Drop an answer in another language than its prompt."""
     if not limits.language_mismatch or turn.prompt is None:
         return None
-    languages = [_language(text[:500], limits.language_from_letters) for text in (turn.prompt, turn.answer)]
+    languages = [language_of(text, limits.language_from_letters) for text in (turn.prompt, turn.answer)]
     return (
         f"{languages[0]} -> {languages[1]}"
         if None not in languages and languages[0] != languages[1]
@@ -241,7 +279,7 @@ def other_language(turn: Turn, limits: InstructLimits) -> str | None:
     """Drop an answer in none of the languages asked for."""
     if not limits.languages:
         return None
-    language = _language(turn.answer[:500], limits.language_from_letters)
+    language = language_of(turn.answer, limits.language_from_letters)
     return None if language is None or language in limits.languages else language
 
 
@@ -280,17 +318,14 @@ def _word_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.I)
 
 
-def _language(text: str, letters: int) -> str | None:
-    """Return the language of a text with enough letters; Chinese in its kinds is one language."""
-    if sum(map(str.isalpha, text)) < letters:
-        return None
-    import py3langid
-
-    language = str(py3langid.classify(text)[0])
-    return "zh" if language in ("wuu", "yue") else language
-
-
-TALK_RULES: tuple[TalkRule, ...] = (equal_pair, empty_answer, short_answer)
+TALK_RULES: tuple[TalkRule, ...] = (
+    equal_pair,
+    empty_answer,
+    short_answer,
+    long_conversation,
+    no_score,
+    poor_score,
+)
 TURN_RULES: tuple[TurnRule, ...] = (
     placeholder,
     refusal,
@@ -298,6 +333,8 @@ TURN_RULES: tuple[TurnRule, ...] = (
     short_prompt,
     long_prompt,
     long_answer,
+    few_answer_tokens,
+    many_answer_tokens,
     answer_prompt_ratio,
     cut_off,
     repetition,

@@ -10,11 +10,13 @@ section A1.1 and table A1; C4 = Raffel et al. 2020 (JMLR 21/140), section 2.2; m
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline_lib.core.config import StageConfig
+from pipeline_lib.curation.languages import LETTERS
 
 Preset = Literal["instruct", "chat", "web", "code", "none"]
 
@@ -32,6 +34,19 @@ Ratio = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_off)]
 Words = tuple[str, ...]
 
 
+class Bounds(StageConfig):
+    """Between which two numbers a score is good."""
+
+    min: float | None = Field(default=None, description="Smallest good score; none sets no bound.")
+    max: float | None = Field(default=None, description="Greatest good score; none sets no bound.")
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Bounds:
+        if self.min is None and self.max is None:
+            raise ValueError("give a min, a max or both")
+        return self
+
+
 def over(value: float, bound: float | None, what: str) -> str | None:
     """Return the evidence that ``value`` is over its bound; None where it is not, or there is no bound."""
     return f"{what} {value:.4g} > {bound:g}" if bound is not None and value > bound else None
@@ -40,6 +55,15 @@ def over(value: float, bound: float | None, what: str) -> str | None:
 def under(value: float, bound: float | None, what: str) -> str | None:
     """Return the evidence that ``value`` is under its bound; None where it is not, or there is no bound."""
     return f"{what} {value:.4g} < {bound:g}" if bound is not None and value < bound else None
+
+
+def number_of(value: object) -> float | None:
+    """Return a score from the metadata as a number, however it is written; None where it is none."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return None if math.isnan(number) else number
 
 
 PLACEHOLDERS: Words = (
@@ -108,6 +132,23 @@ class InstructLimits(StageConfig):
     max_answer_characters: Count = Field(
         default=32_768, description="Most characters of one answer (measured)."
     )
+    min_answer_tokens: Count = Field(
+        default=None, description="Fewest tokens of one answer, by the base model's tokenizer."
+    )
+    max_answer_tokens: Count = Field(
+        default=None, description="Most tokens of one answer, by the base model's tokenizer."
+    )
+    max_conversation_tokens: Count = Field(
+        default=None,
+        description="Most tokens of all that is said, by the base model's tokenizer; the chat template's "
+        "marks come on top. What is longer than tokenize.max_length is cut or dropped there.",
+    )
+    scores: dict[str, Bounds] = Field(
+        default={},
+        description="Bounds of scores by their key in the metadata: those of `score`, or of the source. "
+        "`{ifd: {max: 1}}` drops answers that their prompt makes no likelier (Li et al. 2023, "
+        "arXiv 2308.12032).",
+    )
     min_answer_prompt_ratio: Ratio = Field(
         default=None, description="Smallest length of an answer over that of its prompt, in characters."
     )
@@ -148,11 +189,17 @@ class InstructLimits(StageConfig):
         description="Languages (ISO 639-1) that an answer may be in (py3langid); empty allows all.",
     )
     language_from_letters: int = Field(
-        default=50, ge=1, description="Fewest letters of a text whose language is judged."
+        default=LETTERS, ge=1, description="Fewest letters of a text whose language is judged."
     )
     toxic_words: Words = Field(
         default=(), description="Words, case folded, that neither prompt nor answer may hold."
     )
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether any limit is in tokens, for which a tokenizer is needed."""
+        limits = (self.min_answer_tokens, self.max_answer_tokens, self.max_conversation_tokens)
+        return any(limit is not None for limit in limits)
 
 
 class WebLimits(StageConfig):

@@ -7,20 +7,24 @@ Plain texts (one message of role ``text``) go to the rules of ``web``, answers t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline_lib import records
 from pipeline_lib.curation.quality import instruct, web
 from pipeline_lib.curation.quality.instruct import Talk, Turn
-from pipeline_lib.curation.quality.limits import InstructLimits, WebLimits
+from pipeline_lib.curation.quality.limits import InstructLimits, WebLimits, number_of
 from pipeline_lib.curation.quality.ngrams import variety
 from pipeline_lib.curation.quality.tokens import tokenise
 
 Verdict = tuple[str, str] | None
+CountTokens = Callable[[Sequence[str]], list[int]]
+"""Gives the length of each text in tokens."""
 
 
 class Message(NamedTuple):
@@ -31,10 +35,19 @@ class Message(NamedTuple):
     calls: bool
 
 
-def verdicts(batch: pa.RecordBatch, answers: InstructLimits, texts: WebLimits) -> list[Verdict]:
-    """Return for each conversation of a batch the (reason, detail) of its drop, or None where it is kept."""
+def verdicts(
+    batch: pa.RecordBatch, answers: InstructLimits, texts: WebLimits, count: CountTokens | None = None
+) -> list[Verdict]:
+    """Return for each conversation of a batch the (reason, detail) of its drop, or None where it is kept.
+
+    Limits in tokens hold where ``count`` counts them.
+    """
     messages = _messages(batch, "messages")
     talks = _talks(batch, messages, answers)
+    if answers.scores:
+        talks = _with_scores(talks, batch.column("metadata").to_pylist(), answers)
+    if count and answers.counts_tokens:
+        talks = _with_tokens(talks, batch, count)
     judged = [instruct.judge(talk, answers) for talk in talks]
     if texts.web_rules == "none":
         return judged
@@ -81,6 +94,27 @@ def _talks(batch: pa.RecordBatch, messages: list[list[Message]], answers: Instru
     )
     return [
         replace(talk, turns=[replace(turn, variety=next(varieties)) for turn in talk.turns]) for talk in talks
+    ]
+
+
+def _with_scores(talks: list[Talk], metadata: list[str | None], answers: InstructLimits) -> list[Talk]:
+    given = [json.loads(text or "{}") for text in metadata]
+    scores = [
+        {name: number for name in answers.scores if (number := number_of(row.get(name))) is not None}
+        for row in given
+    ]
+    return [replace(talk, scores=found) for talk, found in zip(talks, scores, strict=True)]
+
+
+def _with_tokens(talks: list[Talk], batch: pa.RecordBatch, count: CountTokens) -> list[Talk]:
+    said = records.text_of(
+        batch, columns=("messages", "chosen"), fields=("content", "tool_calls", "reasoning")
+    )
+    lengths = count(said)
+    answers = iter(count([turn.answer for talk in talks for turn in talk.turns]))
+    return [
+        replace(talk, tokens=length, turns=[replace(turn, tokens=next(answers)) for turn in talk.turns])
+        for talk, length in zip(talks, lengths, strict=True)
     ]
 
 

@@ -119,36 +119,24 @@ def _write(
     quantization: Quantization,
     chats: Sequence[Chat],
 ) -> Parity:
-    from pipeline_lib.publishing.export import vllm
+    from pipeline_lib.publishing.export import forms, vllm
+    from pipeline_lib.publishing.export.proof import Exportee, prove, template_prompt
     from pipeline_lib.publishing.export.safetensors import copy_adapter, copy_model
 
     if format in ("gguf", "ollama"):
         return _write_gguf(of, format, scratch, final, quantization, chats)
     if format == "adapter" and of.adapter and of.base:
         copy_adapter(of.adapter, scratch)
-        return _prove_adapter(of.model, of.base, scratch, chats)
-    copy_model(of.model, scratch)
-    if of.adapter:
-        copy_adapter(of.adapter, scratch / "adapter")
-    if format == "vllm":
-        vllm.write_commands(scratch, final, of.base)
-    return _prove_copy(of, scratch, chats)
-
-
-def _prove_copy(of: Exportee, scratch: Path, chats: Sequence[Chat]) -> Parity:
-    from pipeline_lib.publishing.export import forms
-    from pipeline_lib.publishing.export.proof import prove, template_prompt
-
-    load = partial(forms.load_model, scratch)
-    return prove(of, load, forms.load_tokenizer(scratch), template_prompt, "exact", chats)
-
-
-def _prove_adapter(model: Path, base: Path, scratch: Path, chats: Sequence[Chat]) -> Parity:
-    from pipeline_lib.publishing.export import forms
-    from pipeline_lib.publishing.export.proof import Exportee, prove, template_prompt
-
-    load = partial(forms.load_adapted, base, scratch)
-    return prove(Exportee(model), load, forms.load_tokenizer(scratch), template_prompt, "merged", chats)
+        load, kind = partial(forms.load_adapted, of.base, scratch), "merged"
+        of = Exportee(of.model)
+    else:
+        copy_model(of.model, scratch)
+        if of.adapter:
+            copy_adapter(of.adapter, scratch / "adapter")
+        if format == "vllm":
+            vllm.write_commands(scratch, final, of.base)
+        load, kind = partial(forms.load_model, scratch), "exact"
+    return prove(of, load, forms.load_tokenizer(scratch), template_prompt, kind, chats)
 
 
 def _write_gguf(

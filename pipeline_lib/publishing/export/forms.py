@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.kinds import brings_code
 from pipeline_lib.launch import device
 from pipeline_lib.publishing.export import gguf, parity
 from pipeline_lib.publishing.export.safetensors import weight_files
@@ -20,7 +21,10 @@ def load_model(directory: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return _ready(AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32))
+    trusted = brings_code(directory)
+    return _ready(
+        AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=trusted)
+    )
 
 
 def load_adapted(base: Path, adapter: Path) -> PreTrainedModel:
@@ -60,7 +64,9 @@ def load_tokenizer(directory: Path, gguf_name: str | None = None) -> PreTrainedT
     from transformers import AutoTokenizer
 
     more: Mapping[str, Any] = {"gguf_file": gguf_name} if gguf_name else {}
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, **more)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        directory, trust_remote_code=brings_code(directory), **more
+    )
     if not tokenizer.chat_template:
         raise ConfigError(
             f"{directory}: the tokenizer has no chat template; export a model that was tuned with one"

@@ -1,34 +1,71 @@
-"""How likely a model finds the reference answers: streamed negative log-likelihoods, the stuff of perplexity.
+"""How likely a model finds a text: streamed negative log-likelihoods, the stuff of perplexity.
 
 Only hidden states at learnt positions reach the output layer, and only one batch's logits are ever there.
+Evaluation measures reference answers with it, curation the answers of its conversations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipeline_lib.core.errors import DataError
-from pipeline_lib.evaluation.questions import ALL, Question, Share, packed
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+T = TypeVar("T")
+
 BATCH_ROWS = 64
-BATCH_TOKENS = 8_192
-"""Padded tokens in one forward pass."""
+BATCH_TOKENS = {"cuda": 8_192, "cpu": 1_024}
+"""Padded tokens in one forward pass: few rows are of more nearly one length, and few keep a CPU busy."""
 LOGITS_AT_ONCE = 1 << 27
 """Logits of one forward pass: half a gigabyte in fp32."""
 FLOAT_ROWS = 512
 """Positions whose logits are held in fp32 at a time."""
 
 
+class Masked(Protocol):
+    """A text as a model sees it."""
+
+    @property
+    def row(self) -> int:
+        """Place among the texts that are measured."""
+        ...
+
+    @property
+    def ids(self) -> list[int]:
+        """Token ids, no more than the model has positions."""
+        ...
+
+    @property
+    def mask(self) -> list[bool]:
+        """Which of them are measured."""
+        ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's share of the batches: every ``of_how_many``-th, from ``first`` on."""
+
+    first: int = 0
+    of_how_many: int = 1
+
+    def of(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield the batches that are this process's."""
+        return islice(batches, self.first, None, self.of_how_many)
+
+
+ALL = Share()
+
+
 @dataclass(frozen=True)
 class Foreseen:
-    """How many of a question's learnt tokens were each the model's first choice, given all before it."""
+    """How many of a text's learnt tokens were each the model's first choice, given all before it."""
 
     row: int
     right: int
@@ -37,7 +74,7 @@ class Foreseen:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """A question's summed negative log-likelihood (nats) and the number of tokens summed over."""
+    """A text's summed negative log-likelihood (nats) and the number of tokens summed over."""
 
     row: int
     nll: float
@@ -45,7 +82,7 @@ class Likelihood:
 
 
 def negative_log_likelihoods(
-    model: PreTrainedModel, questions: Sequence[Question], pad: int, share: Share = ALL
+    model: PreTrainedModel, questions: Sequence[Masked], pad: int, share: Share = ALL
 ) -> Iterator[list[Likelihood]]:
     """Yield the likelihoods of a share of the questions' batches, longest questions first.
 
@@ -54,12 +91,12 @@ def negative_log_likelihoods(
     """
     vocabulary = model.config.get_text_config().vocab_size
     most = max(1, LOGITS_AT_ONCE // vocabulary)
-    for batch in share.of(score_batches([len(question.ids) for question in questions])):
+    for batch in share.of(score_batches([len(question.ids) for question in questions], model.device.type)):
         yield _score([questions[place] for place in batch], model, pad, most)
 
 
 def foreseen(
-    model: PreTrainedModel, questions: Sequence[Question], pad: int, share: Share = ALL
+    model: PreTrainedModel, questions: Sequence[Masked], pad: int, share: Share = ALL
 ) -> Iterator[list[Foreseen]]:
     """Yield for a share of the questions' batches which learnt tokens the model would have said itself.
 
@@ -68,7 +105,7 @@ def foreseen(
     import torch
 
     most = max(1, LOGITS_AT_ONCE // model.config.get_text_config().vocab_size)
-    for batch in share.of(score_batches([len(question.ids) for question in questions])):
+    for batch in share.of(score_batches([len(question.ids) for question in questions], model.device.type)):
         asked = [questions[place] for place in batch]
         ids, attention, learnt = _right_padded(asked, pad, model.device)
         rows, columns = learnt[:, 1:].nonzero(as_tuple=True)
@@ -83,12 +120,12 @@ def foreseen(
         ]
 
 
-def score_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def score_batches(lengths: Sequence[int], device: str) -> Iterator[list[int]]:
     """Yield places in batches whose padded tokens fit in one forward pass."""
-    return packed(lengths, BATCH_ROWS, lambda rows, longest: rows * longest <= BATCH_TOKENS)
+    return packed(lengths, BATCH_ROWS, lambda rows, longest: rows * longest <= BATCH_TOKENS[device])
 
 
-def _score(questions: Sequence[Question], model: PreTrainedModel, pad: int, most: int) -> list[Likelihood]:
+def _score(questions: Sequence[Masked], model: PreTrainedModel, pad: int, most: int) -> list[Likelihood]:
     import torch
 
     ids, attention, learnt = _right_padded(questions, pad, model.device)
@@ -101,8 +138,8 @@ def _score(questions: Sequence[Question], model: PreTrainedModel, pad: int, most
     counts = torch.bincount(rows, minlength=len(questions)).tolist()
     if not torch.isfinite(sums).all():
         raise DataError(
-            "evaluate: the model gives a likelihood that is no finite number; "
-            "its weights are damaged, or evaluate.precision is too coarse for it"
+            "the model gives a likelihood that is no finite number; "
+            "its weights are damaged, or the precision is too coarse for it"
         )
     return [
         Likelihood(q.row, nll, count) for q, nll, count in zip(questions, sums.tolist(), counts, strict=True)
@@ -110,7 +147,7 @@ def _score(questions: Sequence[Question], model: PreTrainedModel, pad: int, most
 
 
 def _right_padded(
-    questions: Sequence[Question], pad: int, device: torch.device
+    questions: Sequence[Masked], pad: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Token ids, attention and loss mask, each of shape (questions, longest)."""
     import torch
@@ -160,3 +197,19 @@ def _only_at(model: PreTrainedModel, rows: torch.Tensor, columns: torch.Tensor) 
         yield
     finally:
         handle.remove()
+
+
+def packed(lengths: Sequence[int], max_rows: int, fits: Callable[[int, int], bool]) -> Iterator[list[int]]:
+    """Yield the places of ``lengths`` in batches, longest first, each of at most ``max_rows`` rows.
+
+    ``fits(rows, longest)`` says whether that many rows of that length may go together; one row always may.
+    The batches depend on the lengths alone, so a model's figures are the same on any machine of one kind.
+    """
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+        if batch and (len(batch) == max_rows or not fits(len(batch) + 1, lengths[batch[0]])):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch

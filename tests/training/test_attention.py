@@ -1,0 +1,60 @@
+"""An attention kernel that cannot train here is refused in one line, before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.training.attention import check_attention, chosen
+from pipeline_lib.training.train import TrainConfig
+
+
+def config(**values: Any) -> TrainConfig:
+    return TrainConfig.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "device", "own_code", "told"),
+    [
+        (
+            {"attn_implementation": "flex_attention"},
+            "cpu",
+            False,
+            "trains on a GPU alone; or take sdpa",
+        ),
+        ({"attn_implementation": "flash_attention_2"}, "cpu", False, "trains on a GPU alone"),
+        ({"attn_implementation": "flash_attention_3"}, "cuda", False, "package flash_attn_interface"),
+        ({"attn_implementation": "sdpa"}, "cuda", True, "brings its own code; or take auto"),
+    ],
+)
+def test_a_kernel_that_is_not_there_is_named_with_the_way_out(
+    values: dict[str, Any], device: str, own_code: bool, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        check_attention(config(**values), device, own_code=own_code)
+
+
+def test_a_varlen_kernel_wants_half_precision_and_is_taken_for_packed_rows_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    flash = config(attn_implementation="flash_attention_2", precision="fp32")
+    with pytest.raises(ConfigError, match=r"no fp32; set train\.precision=bf16"):
+        check_attention(flash, "cuda", own_code=False)
+    packed = {"batching": "packed", "precision": "bf16"}
+    for values, device, expected in (
+        (packed, "cuda", "flash_attention_2"),
+        (packed, "cpu", "sdpa"),
+        ({**packed, "precision": "fp32"}, "cuda", "sdpa"),
+        ({"precision": "bf16"}, "cuda", "sdpa"),
+    ):
+        spec = {"config": config(**values).model_dump(mode="json"), "device": device}
+        assert chosen(spec) == expected
+
+
+def test_what_every_machine_has_passes() -> None:
+    for name in ("auto", "sdpa", "eager"):
+        check_attention(config(attn_implementation=name), "cpu", own_code=False)
+    check_attention(config(), "cpu", own_code=True)

@@ -1,0 +1,36 @@
+"""The journal tells of what this process did, whatever an earlier try had done, from one source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline_lib.training import journal as module
+from pipeline_lib.training.journal import Journal
+from pipeline_lib.training.utilisation import Yardstick
+
+
+def test_a_resumed_training_counts_its_own_tokens_and_tells_speed_and_utilisation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainerState
+
+    clock = iter([0.0, 100.0, 102.0])
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    told: list[dict[str, Any]] = []
+    yardstick = Yardstick(flop_per_token=1e9, matrix_rate=2e12, processes=1)
+    kept = Journal(tmp_path / "history.jsonl", lambda **event: told.append(event), 10_000, yardstick)
+    nothing: Any = None
+    kept.on_train_begin(nothing, TrainerState(epoch=0.5, global_step=5, max_steps=10), nothing)
+    later = TrainerState(epoch=0.6, global_step=6, max_steps=10)
+    kept.on_log(nothing, later, nothing, logs={"loss": 1.25})
+    (point,) = map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines())
+    assert kept.tokens_here == 1000
+    # A thousand tokens in two seconds are half a TFLOP/s, of two.
+    assert point["tokens_per_second"] == 500.0
+    assert point["model_flop_utilisation"] == 0.25
+    assert told == [{"done": 6, "total": 10, "note": "loss 1.250  500 tok/s  25.0% MFU"}]
