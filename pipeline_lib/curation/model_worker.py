@@ -22,6 +22,7 @@ from pipeline_lib.curation.blocks import cut, digest
 from pipeline_lib.curation.deduplicate import compared
 from pipeline_lib.curation.kept_blocks import KeptBlocks
 from pipeline_lib.curation.on_device import Columns
+from pipeline_lib.kinds import brings_code
 from pipeline_lib.launch import child_main
 from pipeline_lib.likelihood import negative_log_likelihoods, score_batches
 
@@ -72,7 +73,7 @@ def _load(spec: dict[str, Any], auto: Any) -> Loaded:
     from transformers import AutoTokenizer
 
     config, directory = spec["config"], spec["model"]
-    trusted = any(Path(directory).glob("*.py"))
+    trusted = brings_code(directory)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config["precision"]]
     model = auto.from_pretrained(directory, dtype=dtype, trust_remote_code=trusted)
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if spec["device"] == "cuda" else "cpu"

@@ -7,6 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_lib.kinds import brings_code
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -25,6 +27,6 @@ def _tokenizer(model: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        model, trust_remote_code=any(model.glob("*.py"))
+        model, trust_remote_code=brings_code(model)
     )
     return tokenizer
