@@ -151,9 +151,9 @@ class Store:
     def _blocks(self, recipe: Recipe[Any]) -> Path:
         """Return where a stage keeps results for parts of its input, for one config and code."""
         stage = recipe.stage
-        same = fingerprint(
-            stage.name, stage.version, recipe.config, {**recipe.outside, "code": code_digest()}
-        )
+        # What lies outside is the input itself of a stage that has no other.
+        outside = recipe.outside if recipe.inputs else {}
+        same = fingerprint(stage.name, stage.version, recipe.config, {**outside, "code": code_digest()})
         return self.root / ".blocks" / f"{stage.name}-{same}"
 
     def _run(self, recipe: Recipe[A], out: Output) -> A:

@@ -11,37 +11,24 @@ that a stage writes are the same with and without what was kept, and for any num
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_lib import records
 from pipeline_lib.core.artifact import Artifact
-from pipeline_lib.core.interrupts import spared
 from pipeline_lib.core.output import Output
 from pipeline_lib.curation.kept_blocks import KeptBlocks
+from pipeline_lib.curation.workers import Submit, in_order, known_or, working
 from pipeline_lib.kinds import Dataset
-from pipeline_lib.settings import settings
 
 MOST_ROWS = 4_096
 _END = "^00[0-3]"
 """How the id of a block's last conversation begins: one id of 1,024, as they are hashes."""
-_AT_HOME = 8
-"""Blocks that are judged in this process before others are started for the rest."""
-_ENGINES = ("pipeline_lib.curation.quality.verdicts", "pipeline_lib.personal_data.detect")
-"""Modules that take long to import, loaded once for all worker processes."""
-_AHEAD = 4
-"""Blocks for each worker that are read before the first of them is needed."""
 
-T = TypeVar("T")
 Verdict = tuple[str, str] | None
 
 
@@ -58,8 +45,6 @@ class Outcome:
 
 Judge = Callable[[pa.RecordBatch], Outcome]
 """A stage's work on one block; it goes to other processes, so it can be pickled."""
-Submit = Callable[[pa.RecordBatch], Callable[[], Outcome]]
-"""Begins work on a block and returns what waits for its outcome."""
 
 
 def judged(
@@ -127,25 +112,14 @@ def digest(block: pa.RecordBatch) -> str:
     return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
-def in_order(
-    blocks: Iterable[pa.RecordBatch], begin: Callable[[pa.RecordBatch], Callable[[], T]]
-) -> Iterator[T]:
-    """Yield what was begun for each block, in order, with a few for each worker under way."""
-    waiting: deque[Callable[[], T]] = deque()
-    for block in blocks:
-        waiting.append(begin(block))
-        if len(waiting) > _AHEAD * settings().workers:
-            yield waiting.popleft()()
-    while waiting:
-        yield waiting.popleft()()
-
-
 def _judged(blocks: Iterator[pa.RecordBatch], kept: KeptBlocks, judge: Judge) -> Iterator[Outcome]:
-    with _engine(judge, settings().workers) as submit:
+    with working(judge) as submit:
         yield from in_order(blocks, lambda block: _begun(block, kept, submit))
 
 
-def _begun(block: pa.RecordBatch, kept: KeptBlocks, submit: Submit) -> Callable[[], Outcome]:
+def _begun(
+    block: pa.RecordBatch, kept: KeptBlocks, submit: Submit[pa.RecordBatch, Outcome]
+) -> Callable[[], Outcome]:
     if kept.off:
         return submit(block)
     key = digest(block)
@@ -153,76 +127,5 @@ def _begun(block: pa.RecordBatch, kept: KeptBlocks, submit: Submit) -> Callable[
     return known_or(
         Outcome(*known) if known else None,
         lambda: submit(block),
-        lambda made: kept.write(key, block, made.batch, made.verdicts, made.counts),
+        lambda made: kept.write(key, made.batch, made.verdicts, made.counts, block),
     )
-
-
-def known_or(
-    known: T | None, begin: Callable[[], Callable[[], T]], keep: Callable[[T], None]
-) -> Callable[[], T]:
-    """Return what gives a block's results when they are wanted: known ones, or those begun now and kept."""
-    if known is not None:
-        return lambda: known
-    result = begin()
-
-    def finish() -> T:
-        found = result()
-        keep(found)
-        return found
-
-    return finish
-
-
-@contextmanager
-def _engine(judge: Judge, workers: int) -> Iterator[Submit]:
-    """Give a way to have blocks judged: by Ray, or in this process and, where many come, in others."""
-    if settings().engine == "ray":
-        from pipeline_lib.curation.on_ray import judging
-
-        with judging(judge) as submit:
-            yield submit
-        return
-    processes = _Processes(judge, workers)
-    try:
-        yield processes.submit
-    finally:
-        processes.close()
-
-
-@dataclass
-class _Processes:
-    """The process itself, and ``workers`` others once there is work for them."""
-
-    judge: Judge
-    workers: int
-    begun: int = 0
-    pool: ProcessPoolExecutor | None = None
-
-    def submit(self, block: pa.RecordBatch) -> Callable[[], Outcome]:
-        self.begun += 1
-        if self.workers == 1 or self.begun <= _AT_HOME:
-            return lambda: self.judge(block)
-        if self.pool is None:
-            # Forked from a server without the threads that Prefect and Arrow run here, its imports done.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__, *_ENGINES])
-            with spared():
-                forkserver.ensure_running()
-            self.pool = ProcessPoolExecutor(self.workers, context, _remember, (self.judge,))
-        return self.pool.submit(_judge_here, block).result
-
-    def close(self) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-
-
-_remembered: list[Judge] = []
-
-
-def _remember(judge: Judge) -> None:
-    """Keep what this worker process is to do, so that it is sent once and not with every block."""
-    _remembered[:] = [judge]
-
-
-def _judge_here(block: pa.RecordBatch) -> Outcome:
-    return _remembered[0](block)

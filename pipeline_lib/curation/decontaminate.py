@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline_lib.curation.blocks import Outcome
-    from pipeline_lib.curation.intake import Item
     from pipeline_lib.curation.overlap import Benchmarks
 
 
@@ -102,12 +101,14 @@ def _asked(batch: pa.RecordBatch) -> list[list[str]]:
 def _benchmarks(config: DecontaminateConfig) -> Benchmarks | None:
     if not config.sources:
         return None
-    from pipeline_lib.curation.intake import open_sources
+    from pipeline_lib import records
+    from pipeline_lib.curation.intake import open_sources, outcomes
     from pipeline_lib.curation.overlap import Benchmarks
 
     prompts: list[tuple[str, str]] = []
     for one in open_sources(config.sources):
-        texts = [text for text in map(_prompt, one.items()) if text]
+        batches = (found.batch for found in outcomes([one]))
+        texts = [text for batch in batches for text in records.text_of(batch, ("user", "text")) if text]
         if not texts:
             raise DataError(
                 f"decontaminate: {one.label} has no prompt to look for; map its columns, such as columns: "
@@ -115,10 +116,3 @@ def _benchmarks(config: DecontaminateConfig) -> Benchmarks | None:
             )
         prompts += [(f"{one.label} prompt {number}", text) for number, text in enumerate(texts)]
     return Benchmarks(prompts, config.long_ngram, config.short_ngram, config.coverage, config.similarity)
-
-
-def _prompt(item: Item) -> str:
-    messages = item.conversation.get("messages") or ()
-    return "\n\n".join(
-        message["content"] or "" for message in messages if message["role"] in ("user", "text")
-    )

@@ -45,7 +45,7 @@ class DriftConfig(StageConfig):
     )
 
 
-@stage(produces=Verdict, version=1)
+@stage(produces=Verdict, version=2)
 def drift(out: Output, config: DriftConfig, old: Dataset, new: Dataset) -> None:
     """Open where the data changed enough to train again, with both figures and their limits."""
     before, after = _Picture(old), _Picture(new)
@@ -69,7 +69,7 @@ def drift(out: Output, config: DriftConfig, old: Dataset, new: Dataset) -> None:
 def _rule(name: str, value: float, threshold: float) -> dict[str, Any]:
     passed = value >= threshold
     reason = f"{name} {value:.4f}, {'reaches' if passed else 'below'} {threshold:g}"
-    return {"name": name, "value": value, "threshold": threshold, "passed": passed, "reason": reason}
+    return {"rule": name, "value": value, "threshold": threshold, "passed": passed, "reason": reason}
 
 
 class _Picture:

@@ -17,17 +17,17 @@ import pyarrow as pa
 
 from pipeline_lib import records
 from pipeline_lib.core.output import Output
-from pipeline_lib.curation.blocks import cut, digest, in_order, known_or
+from pipeline_lib.curation.blocks import cut, digest
 from pipeline_lib.curation.columns import Column
 from pipeline_lib.curation.kept_blocks import KeptBlocks
 from pipeline_lib.curation.near_duplicates import Index, Signed
+from pipeline_lib.curation.workers import Submit, in_order, known_or
 from pipeline_lib.kinds import Dataset
 from pipeline_lib.settings import settings
 
 Columns = dict[str, npt.NDArray[Any]]
 Read = Callable[[pa.RecordBatch], tuple[Sequence[str], Columns]]
 """A block's texts (n), and what a stage wants to know about them (n each)."""
-Submit = Callable[[pa.RecordBatch], Callable[[], Columns]]
 
 
 def index_texts(out: Output, conversations: Dataset, index: Index, read: Read) -> Columns:
@@ -54,18 +54,20 @@ def _signed(index: Index, read: Read, block: pa.RecordBatch) -> Columns:
 
 
 @contextmanager
-def _engine(sign: Callable[[pa.RecordBatch], Columns]) -> Iterator[Submit]:
+def _engine(sign: Callable[[pa.RecordBatch], Columns]) -> Iterator[Submit[pa.RecordBatch, Columns]]:
     """Give a way to have blocks signed: by Ray, or in threads, as the compiled loops leave the lock."""
     if settings().engine == "ray":
-        from pipeline_lib.curation.on_ray import judging
+        from pipeline_lib.curation.on_ray import working_on_cluster
 
-        with judging(sign) as submit:
+        with working_on_cluster(sign) as submit:
             yield submit
         return
     with ThreadPoolExecutor(settings().workers) as pool:
         yield lambda block: pool.submit(sign, block).result
 
 
-def _begun(block: pa.RecordBatch, kept: KeptBlocks, submit: Submit) -> Callable[[], Columns]:
+def _begun(
+    block: pa.RecordBatch, kept: KeptBlocks, submit: Submit[pa.RecordBatch, Columns]
+) -> Callable[[], Columns]:
     key = "" if kept.off else digest(block)
     return known_or(kept.read_arrays(key), lambda: submit(block), lambda made: kept.write_arrays(key, made))

@@ -3,11 +3,13 @@
 A *row* is what stands at one place of a file; a *conversation* is what its format makes of it. A row that
 cannot be read is dropped as ``unreadable``, one without its format's keys as ``unrecognised``, one that the
 source's weight leaves out as ``not_sampled``. Every file is opened, and its container and format found,
-before anything is written. Neighbours: ``sources`` (which files), ``readers`` (rows), ``shapes``
-(conversations), ``intake`` (both together), ``arrivals`` (ids and columns).
+before anything is written. Neighbours: ``sources`` (which files), ``readers`` (rows), ``shapes`` (what a row
+means), ``reading`` (rows to conversations), ``intake`` (all of it, on every core), ``arrivals`` (ids).
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 from pydantic import Field
 
@@ -17,6 +19,9 @@ from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
 from pipeline_lib.curation.sources import Source, source_digests
 from pipeline_lib.kinds import Dataset
+
+SUSPECTS = {"markup": 0, "mojibake": 0, "replacement_character": 0}
+"""Messages that look like HTML, like encoding damage, or hold replacement characters."""
 
 
 class IngestConfig(StageConfig):
@@ -31,20 +36,21 @@ class IngestConfig(StageConfig):
 def ingest(out: Output, config: IngestConfig) -> None:
     """Keep every row that is a conversation, in the order of the sources."""
     from pipeline_lib.curation.arrivals import Arrivals
-    from pipeline_lib.curation.intake import open_sources
+    from pipeline_lib.curation.intake import open_sources, outcomes
     from pipeline_lib.records import DatasetWriter
 
     digests = source_digests(config)
     opened = open_sources(config.sources)
+    arrivals, suspect, read = Arrivals(), Counter(SUSPECTS), 0
+    found = out.track(outcomes(opened, out), size=lambda one: one.batch.num_rows)
     with DatasetWriter(out.path) as writer:
-        arrivals = Arrivals(writer)
-        for one in opened:
-            for item in out.track(one.items(), f"conversations of {one.label}"):
-                arrivals.add(item)
-        arrivals.flush()
-        _check(config, arrivals.read, digests)
-    out.stats.update(writer.stats(read=arrivals.read))
-    out.stats["suspect"] = arrivals.suspect
+        for one in found:
+            writer.sift(arrivals.named(one.batch), one.verdicts)
+            suspect.update(one.counts["suspect"])
+            read += one.batch.num_rows
+        _check(config, read, digests)
+    out.stats.update(writer.stats(read))
+    out.stats["suspect"] = dict(suspect)
     out.stats["sources"] = [one.stats() | {"digest": digests[f"source.{i}"]} for i, one in enumerate(opened)]
 
 

@@ -1,42 +1,36 @@
-"""Intake: an opened source as a stream of items, each one conversation or one row that is dropped.
+"""Intake: an opened source as runs of rows, and what came of them.
 
 Opening a source opens every file, finds its container and its format, and so meets whatever cannot be read at
-all before anything is written. An *item* carries the digest of its content; ``arrivals`` makes ids of it.
+all before anything is written. ``reading`` makes conversations of a run, ``arrivals`` gives them their ids.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import orjson
+import numpy as np
 
 from pipeline_lib.core.errors import DataError
+from pipeline_lib.core.output import Output
 from pipeline_lib.curation import shapes
+from pipeline_lib.curation.blocks import Outcome
+from pipeline_lib.curation.kept_blocks import KeptBlocks
 from pipeline_lib.curation.readers import Container, identify, read
-from pipeline_lib.curation.rows import Row
+from pipeline_lib.curation.reading import Reading, Run, conversations_of, renamer, suspects
+from pipeline_lib.curation.rows import Row, parsed
 from pipeline_lib.curation.sources import File, Source, files_of
-from pipeline_lib.curation.turns import FormatError
+from pipeline_lib.curation.workers import Submit, in_order, known_or, working
 
 SAMPLE_ROWS = 100
 """Rows at the head of a file that its format is detected from."""
-_PLACES = ("file", "line", "row")
-
-
-class Item(NamedTuple):
-    """One conversation of a source, or one row that is dropped for ``reason``."""
-
-    source: str
-    conversation: shapes.Conversation
-    metadata: str
-    digest: bytes
-    reason: str = ""
-    detail: str = ""
+RUN_ROWS = 2_048
+RUN_BYTES = 4 << 20
+"""A run of rows ends at so many rows, or bytes of text."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +51,35 @@ class OpenSource:
     kept: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
-    def items(self) -> Iterator[Item]:
-        """Yield the source's items in the order of its files, up to its limit."""
-        found = (
-            self._documented()
-            if self.source.name
-            else itertools.chain.from_iterable(map(self._read, self.files))
-        )
-        for item in found:
-            if item.reason:
-                self.reasons[item.reason] += 1
-            else:
-                self.kept += 1
-            yield item
-            if self.kept == self.source.limit:
-                return
+    @property
+    def is_full(self) -> bool:
+        """Whether the source's limit is reached."""
+        return self.kept == self.source.limit
+
+    def runs(self) -> Iterator[Run]:
+        """Yield the source's rows in the order of its files, in runs, until its limit is seen to be reached."""
+        for reading, rows in self._documented() if self.source.name else map(self._opened, self.files):
+            for run in _cut(rows):
+                if self.is_full:
+                    return
+                yield Run(reading, run)
+
+    def taken(self, outcome: Outcome) -> Outcome:
+        """Count what came of a run and return as much of it as the limit allows; for runs in their order."""
+        counts = outcome.counts
+        if self.source.limit is not None:
+            kept = np.cumsum([verdict is None for verdict in outcome.verdicts])
+            most = self.source.limit - self.kept
+            end = int(np.searchsorted(kept, most)) + 1 if most else 0
+            if end < len(outcome.verdicts):
+                begins = np.cumsum([0, *counts["items"][:-1]])
+                batch = outcome.batch.slice(0, end)
+                counts = {"items": counts["items"][: int((begins < end).sum())], "suspect": suspects(batch)}
+                outcome = Outcome(batch, outcome.verdicts[:end], counts)
+        self.rows += len(counts["items"])
+        self.kept += sum(verdict is None for verdict in outcome.verdicts)
+        self.reasons.update(verdict[0] for verdict in outcome.verdicts if verdict)
+        return outcome
 
     def stats(self) -> dict[str, Any]:
         """Return what the manifest says about the source."""
@@ -87,49 +95,55 @@ class OpenSource:
             "reasons": dict(sorted(self.reasons.items())),
         }
 
-    def _read(self, opened: _OpenFile) -> Iterator[Item]:
-        name, shaped = opened.file.name, shapes.shape(opened.format)
+    def _opened(self, opened: _OpenFile) -> tuple[Reading, Iterator[Row]]:
         unit = "line" if opened.container.counts_lines else "row"
-        rename = _renamer(self.source.columns)
-        for row in read(opened.file.open, name, opened.container):
-            self.rows += 1
-            place = {"file": name, unit: row.place}
-            if row.error:
-                yield self._dropped("unreadable", row.error, place)
-                continue
-            try:
-                conversations = shaped(rename(row.value))
-            except FormatError as error:
-                yield self._dropped("unrecognised", f"{error} (read as {opened.format})", place)
-                continue
-            for conversation in conversations:
-                yield self._item(conversation, place)
+        columns, weight = self.source.columns, self.source.weight
+        reading = Reading(self.label, opened.file.name, unit, opened.format, columns, weight)
+        return reading, read(opened.file.open, opened.file.name, opened.container)
 
-    def _documented(self) -> Iterator[Item]:
+    def _documented(self) -> Iterator[tuple[Reading, Iterator[Row]]]:
         from pipeline_lib.curation.pydocs import read_pydocs
 
-        for number, row in enumerate(read_pydocs(), start=1):
-            self.rows += 1
-            metadata: Any = row["metadata"]
-            conversation = {"messages": row["messages"], "metadata": metadata}
-            # Two objects with the same docstring are two conversations, whatever else there is.
-            yield self._item(conversation, {"file": "pydocs", "row": number}, str(metadata["name"]))
+        rows = (Row(number, value) for number, value in enumerate(read_pydocs(), start=1))
+        yield Reading(self.label, "pydocs", "row", "pydocs", weight=self.source.weight), rows
 
-    def _item(self, conversation: shapes.Conversation, place: Mapping[str, Any], name: str = "") -> Item:
-        try:
-            metadata = _metadata_text(conversation.pop("metadata", {}), place)
-            digest = _digest(conversation, name)
-        except (TypeError, RecursionError) as error:
-            return self._dropped("unreadable", f"cannot be written as UTF-8 JSON: {error}", place)
-        if self.source.weight < 1 and _share(digest) >= self.source.weight:
-            detail = f"{_place_text(place)}: left out by weight {self.source.weight}"
-            return Item(self.label, conversation, metadata, digest, "not_sampled", detail)
-        return Item(self.label, conversation, metadata, digest)
 
-    def _dropped(self, reason: str, why: str, place: Mapping[str, Any]) -> Item:
-        detail = f"{_place_text(place)}: {why}".encode("utf-8", "backslashreplace").decode()
-        digest = hashlib.sha256(f"{self.label}\0{detail}".encode()).digest()
-        return Item(self.label, {"messages": []}, _metadata_text({}, place), digest, reason, detail)
+def outcomes(opened: Sequence[OpenSource], out: Output | None = None) -> Iterator[Outcome]:
+    """Yield what came of every run of the sources, in order; what ``out`` has kept is not worked out anew."""
+    kept = KeptBlocks(out.blocks if out else None)
+    pairs = ((one, run) for one in opened for run in one.runs())
+    with working(conversations_of) as submit:
+        for one, outcome in in_order(pairs, lambda pair: _begun(*pair, kept, submit)):
+            taken = one.taken(outcome)
+            if taken.batch.num_rows:
+                yield taken
+
+
+def _begun(
+    one: OpenSource, run: Run, kept: KeptBlocks, submit: Submit[Run, Outcome]
+) -> Callable[[], tuple[OpenSource, Outcome]]:
+    key = None if kept.off else run.key()
+    known = kept.read(key) if key else None
+    found = known_or(
+        Outcome(*known) if known else None,
+        lambda: submit(run),
+        lambda made: kept.write(key, made.batch, made.verdicts, made.counts) if key else None,
+    )
+    return lambda: (one, found())
+
+
+def _cut(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Yield the rows in runs that are the same for the same rows, whatever follows them."""
+    held: list[Row] = []
+    size = 0
+    for row in rows:
+        held.append(row)
+        size += len(row.value) if isinstance(row.value, bytes | str) else 0
+        if len(held) == RUN_ROWS or size >= RUN_BYTES:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 def open_sources(sources: Sequence[Source]) -> list[OpenSource]:
@@ -145,14 +159,14 @@ def open_sources(sources: Sequence[Source]) -> list[OpenSource]:
 
 
 def _open_files(source: Source) -> list[_OpenFile]:
-    rename = _renamer(source.columns)
+    rename = renamer(source.columns)
 
     def recognise(value: Any) -> bool:
         return shapes.detect(rename(value)) is not None
 
     files = [(file, identify(file.open, file.name, recognise)) for file in files_of(source)]
     heads = [
-        list(itertools.islice(read(file.open, file.name, container), SAMPLE_ROWS))
+        [parsed(row) for row in itertools.islice(read(file.open, file.name, container), SAMPLE_ROWS)]
         for file, container in files
     ]
     _check_columns(source, heads)
@@ -200,38 +214,6 @@ def _check_columns(source: Source, heads: list[list[Row]]) -> None:
                 else f"it has {', '.join(sorted(map(str, present)))[:200]}"
             )
             raise DataError(f"{source.label}: columns.{ours}: no column {theirs!r}; {hint}")
-
-
-def _renamer(columns: Mapping[str, str]) -> Callable[[Any], Any]:
-    """Return a function that gives a row our column names; a column whose name is taken gets a prefix."""
-    if not columns:
-        return lambda row: row
-    ours = {theirs: name for name, theirs in columns.items()}
-
-    def name(key: str) -> str:
-        return ours.get(key) or (f"column.{key}" if key in columns else key)
-
-    return lambda row: {name(key): value for key, value in row.items()} if isinstance(row, Mapping) else row
-
-
-def _metadata_text(metadata: Mapping[str, Any], place: Mapping[str, Any]) -> str:
-    if any(key in metadata for key in _PLACES):
-        metadata = {f"column.{key}" if key in _PLACES else key: value for key, value in metadata.items()}
-    return orjson.dumps({**metadata, **place}, default=str).decode()
-
-
-def _digest(conversation: Mapping[str, Any], name: str) -> bytes:
-    content = [conversation.get(key) for key in ("messages", "tools", "chosen", "rejected", "label")]
-    return hashlib.sha256(orjson.dumps([name, *content], option=orjson.OPT_SORT_KEYS)).digest()
-
-
-def _share(digest: bytes) -> float:
-    """Return a number in [0, 1) that a content always has, and that its id does not give away."""
-    return int.from_bytes(hashlib.sha256(b"weight" + digest).digest()[:8], "big") / 2**64
-
-
-def _place_text(place: Mapping[str, Any]) -> str:
-    return ":".join(map(str, place.values()))
 
 
 def _named(names: Iterable[str]) -> str:

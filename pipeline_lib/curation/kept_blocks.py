@@ -2,7 +2,8 @@
 
 One Arrow file a block, named by the digest of the block's rows. It holds the rows that the stage changed,
 with their places, and in its metadata the verdicts on the dropped and the counts; rows that stay as they are
-cost nothing. Whatever cannot be read is worked out again.
+cost nothing. What was read of a file has no rows before it, and is kept whole. Whatever cannot be read is
+worked out again.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class KeptBlocks:
         """Whether nothing is kept."""
         return self._directory is None
 
-    def read(self, key: str, block: pa.RecordBatch) -> Known | None:
+    def read(self, key: str, block: pa.RecordBatch | None = None) -> Known | None:
         """Return what was made of the block with this digest: rows, verdicts, counts; None where unknown."""
         if self._directory is None:
             return None
@@ -47,10 +48,11 @@ class KeptBlocks:
                 changed = reader.read_all()
         except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
             return None
-        verdicts: list[Verdict] = [None] * block.num_rows
+        rows = _with_changed(block, changed)
+        verdicts: list[Verdict] = [None] * rows.num_rows
         for place, reason, detail in notes["dropped"]:
             verdicts[place] = (reason, detail)
-        return _with_changed(block, changed), verdicts, notes["counts"]
+        return rows, verdicts, notes["counts"]
 
     def read_arrays(self, key: str) -> dict[str, Any] | None:
         """Return the arrays that were kept under this digest; None where there are none."""
@@ -84,15 +86,15 @@ class KeptBlocks:
     def write(
         self,
         key: str,
-        block: pa.RecordBatch,
         made: pa.RecordBatch,
         verdicts: Sequence[Verdict],
         counts: Mapping[str, Any],
+        block: pa.RecordBatch | None = None,
     ) -> None:
-        """Keep what was made of a block."""
+        """Keep what was made of a block, or of what was no block before."""
         dropped = [(place, *verdict) for place, verdict in enumerate(verdicts) if verdict is not None]
         notes = json.dumps({"dropped": dropped, "counts": counts}).encode()
-        places = list(_changed(block, made, 0, block.num_rows))
+        places = list(range(made.num_rows) if block is None else _changed(block, made, 0, block.num_rows))
         rows = made.take(pa.array(places, pa.int32())).append_column(_PLACE, pa.array(places, pa.int32()))
 
         def save(path: Path) -> None:
@@ -125,8 +127,10 @@ def _changed(before: pa.RecordBatch, after: pa.RecordBatch, begin: int, end: int
     yield from _changed(before, after, middle, end)
 
 
-def _with_changed(block: pa.RecordBatch, changed: pa.Table) -> pa.RecordBatch:
-    """Return the block with the changed rows in their places."""
+def _with_changed(block: pa.RecordBatch | None, changed: pa.Table) -> pa.RecordBatch:
+    """Return the block with the changed rows in their places; without a block, those rows."""
+    if block is None:
+        return changed.drop_columns(["place"]).combine_chunks().to_batches()[0]
     if not changed.num_rows:
         return block
     sources = list(range(block.num_rows))

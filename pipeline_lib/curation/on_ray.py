@@ -1,4 +1,4 @@
-"""Blocks judged and bands joined on a Ray cluster (``FINETUNE_ENGINE=ray``), or on one of this process."""
+"""Pieces worked on and bands joined on a Ray cluster (``FINETUNE_ENGINE=ray``), or on one of this process."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline_lib.settings import settings
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import pyarrow as pa
 
     from pipeline_lib.curation.candidates import Rows, Step
     from pipeline_lib.curation.clusters import Forest
 
     Keys = npt.NDArray[np.uint32]
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 
@@ -55,21 +55,21 @@ def cluster() -> Iterator[Any]:
 
 
 @contextmanager
-def judging(judge: Callable[[pa.RecordBatch], T]) -> Iterator[Callable[[pa.RecordBatch], Callable[[], T]]]:
-    """Give a way to have blocks judged by the cluster's workers, to which ``judge`` is sent once."""
+def working_on_cluster(work: Callable[[P], T]) -> Iterator[Callable[[P], Callable[[], T]]]:
+    """Give a way to have pieces worked on by the cluster's workers, to which ``work`` is sent once."""
     with cluster() as ray:
-        shared = ray.put(judge)
-        task = ray.remote(_judge)
+        shared = ray.put(work)
+        task = ray.remote(_done)
 
-        def submit(block: pa.RecordBatch) -> Callable[[], T]:
-            result = task.remote(shared, block)
+        def submit(piece: P) -> Callable[[], T]:
+            result = task.remote(shared, piece)
             return partial(ray.get, result)
 
         yield submit
 
 
-def _judge(judge: Callable[[pa.RecordBatch], T], block: pa.RecordBatch) -> T:
-    return judge(block)
+def _done(work: Callable[[P], T], piece: P) -> T:
+    return work(piece)
 
 
 def forest_of(bands: Iterable[Keys], rows: Rows, threshold: float, workers: int) -> Forest:

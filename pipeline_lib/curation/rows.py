@@ -2,7 +2,7 @@
 
 Every reader takes a binary stream and yields rows in order, each with its place: the number of its first line
 where the file has lines, of the row otherwise. A row that cannot be read has an ``error``, and the reading
-goes on.
+goes on. JSON stays text (``bytes``) until ``parsed`` reads it, in whatever process has the time.
 ``readers`` chooses the reader, ``json_array`` cuts arrays into elements.
 """
 
@@ -29,7 +29,7 @@ _BATCH = 4_096
 
 
 class Row(NamedTuple):
-    """One row: its place (line or row number, from 1), its value, and why it could not be read."""
+    """One row: its place (line or row number, from 1), its value or JSON text, and why it cannot be read."""
 
     place: int
     value: Any
@@ -56,7 +56,11 @@ def lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
         yield number, None
 
 
-def _json_row(place: int, text: bytes) -> Row:
+def parsed(row: Row) -> Row:
+    """Return the row with the value that its JSON text stands for; a row without such a text as it is."""
+    if not isinstance(row.value, bytes):
+        return row
+    place, text = row.place, row.value
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -98,7 +102,7 @@ def json_lines(stream: BinaryIO) -> Iterator[Row]:
         if line is None:
             yield Row(number, None, _TOO_LONG)
         elif not line.isspace():
-            yield _json_row(number, line)
+            yield Row(number, line)
 
 
 def json_array(stream: BinaryIO) -> Iterator[Row]:
@@ -107,7 +111,7 @@ def json_array(stream: BinaryIO) -> Iterator[Row]:
         if isinstance(element, str):
             yield Row(number, None, element)
         else:
-            yield _json_row(number, element)
+            yield Row(number, element)
 
 
 def json_object(stream: BinaryIO) -> Iterator[Row]:
@@ -115,7 +119,7 @@ def json_object(stream: BinaryIO) -> Iterator[Row]:
     data = stream.read(LIMIT + 1).removeprefix(BOM)
     if len(data) > LIMIT:
         raise DataError(f"a single JSON object {_TOO_LONG}; write it as JSON Lines")
-    row = _json_row(1, data)
+    row = parsed(Row(1, data))
     value = row.value if isinstance(row.value, dict) else {}
     lists = [
         name

@@ -32,6 +32,8 @@ LISTS = ("messages", "chosen", "rejected")
 FIELDS = ("content", "tool_calls", "reasoning", "name")
 JSON_FIELDS = frozenset({"tool_calls", "tools", "metadata"})
 PLAIN = ("tools", "metadata")
+_PLACE = (r'"(?:line|row)": ?[0-9]{1,10}([,}])', r'"":0\1')
+"""A conversation's place in its file, and what stands for it in the quick look."""
 
 
 class ScrubConfig(StageConfig):
@@ -187,7 +189,8 @@ def _suspects(batch: pa.RecordBatch, config: ScrubConfig) -> list[int]:
             texts = pc.fill_null(lists.flatten().field(name), "")
             suspects.update(parents.filter(suspicious(texts, config.kinds)).to_pylist())
     for name in PLAIN:
-        plain = pc.fill_null(batch.column(name), "")
+        # The number of a row's line looks like a number of something else once it is long.
+        plain = pc.replace_substring_regex(pc.fill_null(batch.column(name), ""), *_PLACE)
         suspects.update(pa.array(range(batch.num_rows)).filter(suspicious(plain, config.kinds)).to_pylist())
     return sorted(suspects)
 

@@ -25,6 +25,7 @@ from pipeline_lib.curation.near_duplicates import Index
 from pipeline_lib.curation.normalize import NormalizeConfig, normalize
 from pipeline_lib.curation.scrub import ScrubConfig, scrub
 from pipeline_lib.curation.split import SplitConfig, split
+from pipeline_lib.curation.workers import Processes
 from pipeline_lib.kinds import Dataset
 from pipeline_lib.settings import settings
 from tests.curation.conftest import Row, Workshop, chat, message, pair, text
@@ -73,13 +74,13 @@ def test_a_dataset_that_grows_has_the_bytes_of_one_that_was_always_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged: list[int] = []
-    ours = blocks._Processes.submit
+    ours = Processes.submit
 
     def counted(self: Any, block: pa.RecordBatch) -> Any:
         judged.append(block.num_rows)
         return ours(self, block)
 
-    monkeypatch.setattr(blocks._Processes, "submit", counted)
+    monkeypatch.setattr(Processes, "submit", counted)
     grown, fresh = Workshop(Store(tmp_path / "grown")), Workshop(Store(tmp_path / "fresh"))
     before = _rows(0, 300)
     _digests(grown.store, grown.dataset(before))
@@ -127,7 +128,7 @@ def _marked(suffix: str, block: pa.RecordBatch) -> Outcome:
 def test_other_processes_give_the_outcomes_of_this_one_in_order(
     workers: int, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "_AT_HOME", 2)
+    monkeypatch.setattr("pipeline_lib.curation.workers._AT_HOME", 2)
     monkeypatch.setenv("FINETUNE_WORKERS", str(workers))
     settings.cache_clear()
     dataset = workshop.dataset(_rows(0, 120))
@@ -179,11 +180,13 @@ def test_what_is_kept_reads_back_as_it_was(
     verdicts = [data.draw(st.none() | st.tuples(st.text(max_size=3), st.text(max_size=3))) for _ in before]
     block, made = records.from_rows(before), records.from_rows(after)
     kept = kept_blocks.KeptBlocks(tmp_path_factory.mktemp("kept"))
-    kept.write("key", block, made, verdicts, {"count": 3, "kinds": {"a": 1}})
-    known = kept.read("key", block)
-    assert known is not None
-    assert known[0].equals(made)
-    assert known[1:] == (verdicts, {"count": 3, "kinds": {"a": 1}})
+    counts = {"count": 3, "kinds": {"a": 1}}
+    kept.write("key", made, verdicts, counts, block)
+    kept.write("whole", made, verdicts, counts)
+    for known in (kept.read("key", block), kept.read("whole")):
+        assert known is not None
+        assert known[0].equals(made)
+        assert known[1:] == (verdicts, counts)
     assert kept.read("other", block) is None
 
 

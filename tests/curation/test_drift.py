@@ -32,7 +32,7 @@ def told(tmp_path: Path, old: list[str], new: list[str], **limits: float) -> tup
     drift.function(out, DriftConfig(**limits), dataset(tmp_path / "old", old), dataset(tmp_path / "new", new))
     verdict = json.loads((out.path / "verdict.json").read_text())
     assert verdict["open"] == out.stats["open"]
-    return {rule["name"]: rule["value"] for rule in verdict["rules"]}, verdict["open"]
+    return {rule["rule"]: rule["value"] for rule in verdict["rules"]}, verdict["open"]
 
 
 def test_the_same_data_have_not_changed(tmp_path: Path) -> None:

@@ -18,8 +18,11 @@ from pydantic import ValidationError
 from pipeline_lib import records
 from pipeline_lib.core.errors import ConfigError, DataError, FinetuneError
 from pipeline_lib.core.output import Output
+from pipeline_lib.core.store import Store
 from pipeline_lib.curation.arrivals import Occurrences
+from pipeline_lib.curation.blocks import Outcome
 from pipeline_lib.curation.ingest import IngestConfig, ingest
+from pipeline_lib.curation.reading import Run, conversations_of
 from pipeline_lib.curation.sources import Source, source_digests
 from pipeline_lib.settings import settings
 
@@ -376,3 +379,58 @@ def test_real_files_are_read_whole(run: Any, name: str) -> None:
     result = run({"path": str(DATA / name)})
     assert (result.stats["sources"][0]["format"], len(result.kept)) == REAL[name]
     assert not result.dropped
+
+
+def _lines(begin: int, end: int) -> bytes:
+    rows = [
+        json.dumps({"instruction": f"What is {n}?", "output": f"A number, {n}."}) for n in range(begin, end)
+    ]
+    return "".join(f"{row}\n" for row in (*rows[:-1], "{broken", rows[begin % 7], rows[-1])).encode()
+
+
+def test_a_file_that_grows_costs_its_new_rows_and_has_the_bytes_of_one_that_was_always_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked: list[int] = []
+
+    def counted(run: Run) -> Outcome:
+        worked.append(len(run.rows))
+        return conversations_of(run)
+
+    monkeypatch.setattr("pipeline_lib.curation.intake.RUN_ROWS", 16)
+    monkeypatch.setattr("pipeline_lib.curation.intake.conversations_of", counted)
+    monkeypatch.setenv("FINETUNE_WORKERS", "1")
+    settings.cache_clear()
+    path = tmp_path / "data.jsonl"
+    config = IngestConfig(sources=(Source(path=str(path)),))
+    path.write_bytes(_lines(0, 200))
+    Store(tmp_path / "grown").materialize(ingest.recipe(config))
+    assert sum(worked) == 202
+    worked.clear()
+    path.write_bytes(_lines(0, 200) + _lines(500, 510))
+    grown = Store(tmp_path / "grown").materialize(ingest.recipe(config)).artifact
+    assert sum(worked) < 12 + 16
+    fresh = Store(tmp_path / "fresh").materialize(ingest.recipe(config)).artifact
+    assert (grown.digest, grown.manifest.stats) == (fresh.digest, fresh.manifest.stats)
+    assert grown.manifest.stats["reasons"] == {"unreadable": 2}
+
+
+@pytest.mark.parametrize("limit", [None, 1, 37, 1000])
+def test_other_processes_read_the_same(
+    limit: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline_lib.curation.intake.RUN_ROWS", 16)
+    monkeypatch.setattr("pipeline_lib.curation.workers._AT_HOME", 1)
+    (tmp_path / "one.jsonl").write_bytes(_lines(0, 90))
+    (tmp_path / "two.csv").write_text("prompt,completion\n" + '"a\nb",c\n' * 50)
+    sources = (Source(path=str(tmp_path / "one.jsonl"), limit=limit), Source(path=str(tmp_path / "two.csv")))
+    made = []
+    for workers in (1, 3):
+        monkeypatch.setenv("FINETUNE_WORKERS", str(workers))
+        settings.cache_clear()
+        store = Store(tmp_path / str(workers))
+        made.append(store.materialize(ingest.recipe(IngestConfig(sources=sources))).artifact)
+    one, many = made
+    assert (one.digest, one.manifest.stats) == (many.digest, many.manifest.stats)
+    assert one.manifest.stats["sources"][0]["kept"] == min(limit or 91, 91)
+    assert one.manifest.stats["sources"][1]["kept"] == 50

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline_lib.core.errors import DataError
 from pipeline_lib.curation import json_array, rows, unpacked
 from pipeline_lib.curation.readers import identify, read
-from pipeline_lib.curation.rows import Row
+from pipeline_lib.curation.rows import Row, parsed
 
 ROWS = [{"text": f"row {i} é", "n": i} for i in range(5)]
 
@@ -29,7 +29,7 @@ def rows_of(data: bytes, name: str) -> list[Row]:
         return io.BytesIO(data)
 
     container = identify(opened, name, lambda row: "text" in row)
-    return list(read(opened, name, container))
+    return [parsed(row) for row in read(opened, name, container)]
 
 
 def values(found: list[Row]) -> list[Any]:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline_lib.curation.scrub as scrub_module
+from pipeline_lib import records
 from pipeline_lib.curation.json_texts import texts_in, with_texts
-from pipeline_lib.curation.scrub import ScrubConfig, scrub
+from pipeline_lib.curation.scrub import ScrubConfig, _suspects, scrub
 from tests.curation.conftest import Workshop, chat, found, message, pair, reasons, said
 
 MAIL, PHONE, CARD = "jane.roe@acme-widgets.com", "+1 415 867 5309", "4111 1111 1111 1111"
@@ -150,3 +151,14 @@ def test_json_put_back_unchanged_is_the_same_text_and_changed_is_json(value: Any
     assert with_texts(written, iter(texts), json=True) == written
     if isinstance(value, dict | list):
         json.loads(with_texts(written, iter([one.replace("a", '"\n') for one in texts]), json=True))
+
+
+def test_a_place_in_a_long_file_is_not_looked_at_as_if_it_were_a_number_of_somebody() -> None:
+    def suspicious(metadata: str) -> bool:
+        row = {"id": "1", "source": "a", "messages": [message("text", "Plain words.")], "metadata": metadata}
+        return bool(_suspects(records.from_rows([row]), ScrubConfig()))
+
+    assert not suspicious('{"file":"a.jsonl","line":1234567}')
+    assert not suspicious('{"row": 987654321, "language": "en"}')
+    assert suspicious('{"call":"+1 212 456 7890","file":"a.jsonl","line":1234567}')
+    assert suspicious('{"file":"a.jsonl","line":1234567,"call":12124567890}')
