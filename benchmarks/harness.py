@@ -180,7 +180,7 @@ def measured(
     """Return the median wall seconds of ``work``, every time, its last result, and the process's peak memory.
 
     ``cpu`` is the median of the processor's seconds, of ended child processes too: on a machine with other
-    work it says more than the clock. For use within a child. ``before`` runs ahead of each repeat and is not timed.
+    work it says more than the clock. For use within a child. ``before`` runs ahead of each repeat, untimed.
     """
     seconds, processor, result = [], [], None
     for _ in range(repeats):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from pipeline_lib.core.behind import Behind
+from pipeline_lib.settings import settings
 
 if TYPE_CHECKING:
     from pipeline_lib.core.output import Output
@@ -166,8 +170,8 @@ def _with_contents(lists: pa.ListArray, flat: pa.StructArray, contents: list[str
 class _Part:
     """One part's shards, each of ``SHARD_ROWS`` rows whatever batches they came in."""
 
-    def __init__(self, directory: Path, name: str, schema: pa.Schema) -> None:
-        self.directory, self.name, self.schema = directory, name, schema
+    def __init__(self, directory: Path, name: str, schema: pa.Schema, behind: Behind) -> None:
+        self.directory, self.name, self.schema, self.behind = directory, name, schema, behind
         self.rows = 0
         self._shard: pq.ParquetWriter | None = None
         self._held: list[pa.RecordBatch] = []
@@ -183,22 +187,22 @@ class _Part:
 
     def _flush(self, count: int) -> None:
         table = pa.Table.from_batches(self._held, schema=self.schema)
-        shard = table.slice(0, count).combine_chunks()
         index = (self.rows - self._held_rows) // SHARD_ROWS
-        # One row group per shard of fixed length: the bytes do not depend on how the rows arrived.
-        pq.write_table(
-            shard,
-            self.directory / f"{self.name}-{index:05d}.parquet",
-            compression="zstd",
-            row_group_size=SHARD_ROWS,
-            store_schema=True,
-        )
+        path = self.directory / f"{self.name}-{index:05d}.parquet"
+        self.behind.do(partial(_write_shard, table.slice(0, count), path))
         rest = table.slice(count)
         self._held, self._held_rows = rest.to_batches(), rest.num_rows
 
     def close(self) -> None:
         if self._held_rows or not self.rows:
             self._flush(self._held_rows)
+
+
+def _write_shard(rows: pa.Table, path: Path) -> None:
+    # One row group per shard of fixed length: the bytes do not depend on how the rows arrived.
+    pq.write_table(
+        rows.combine_chunks(), path, compression="zstd", row_group_size=SHARD_ROWS, store_schema=True
+    )
 
 
 class DatasetWriter:
@@ -208,8 +212,11 @@ class DatasetWriter:
         """Open the parts that are to exist even where they get no row; others open on their first row."""
         self.directory = directory
         self.reasons: dict[str, int] = {}
-        self._parts = {name: _Part(directory, name, SCHEMA) for name in parts}
-        self._parts["dropped"] = _Part(directory, "dropped", DROPPED)
+        self._behind = Behind(settings().workers > 1)
+        self._parts: dict[str, _Part] = {}
+        for name in parts:
+            self._open(name, SCHEMA)
+        self._open("dropped", DROPPED)
 
     def __enter__(self) -> DatasetWriter:
         """Return the writer itself."""
@@ -218,15 +225,19 @@ class DatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what is held back, unless the block failed."""
-        if kind is None:
-            for part in self._parts.values():
-                part.close()
+        """Write what is held back, unless the block failed; what was begun is ended in every case."""
+        try:
+            if kind is None:
+                for part in self._parts.values():
+                    part.close()
+                self._behind.finish()
+        finally:
+            self._behind.end()
 
     def write(self, part: str, batch: pa.RecordBatch) -> None:
         """Append a batch to ``part``."""
         if part not in self._parts:
-            self._parts[part] = _Part(self.directory, part, SCHEMA)
+            self._open(part, SCHEMA)
         self._parts[part].write(batch)
 
     def keep(self, batch: pa.RecordBatch) -> None:
@@ -249,6 +260,9 @@ class DatasetWriter:
             self.drop(
                 select(batch, [not fate for fate in fates]), [r for r, _ in dropped], [d for _, d in dropped]
             )
+
+    def _open(self, part: str, schema: pa.Schema) -> None:
+        self._parts[part] = _Part(self.directory, part, schema, self._behind)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -57,7 +57,7 @@ class OpenSource:
         return self.kept == self.source.limit
 
     def runs(self) -> Iterator[Run]:
-        """Yield the source's rows in the order of its files, in runs, until its limit is seen to be reached."""
+        """Yield the source's rows in the order of its files, in runs, until its limit is reached."""
         for reading, rows in self._documented() if self.source.name else map(self._opened, self.files):
             for run in _cut(rows):
                 if self.is_full:

@@ -32,8 +32,8 @@ LISTS = ("messages", "chosen", "rejected")
 FIELDS = ("content", "tool_calls", "reasoning", "name")
 JSON_FIELDS = frozenset({"tool_calls", "tools", "metadata"})
 PLAIN = ("tools", "metadata")
-_PLACE = (r'"(?:line|row)": ?[0-9]{1,10}([,}])', r'"":0\1')
-"""A conversation's place in its file, and what stands for it in the quick look."""
+_PLACE = r'"file": ?"(?P<file>[^"\\]*)", ?"(?:line|row)": ?[0-9]{1,10}'
+"""A conversation's place in its file, which is looked at apart: both parts are full of numbers."""
 
 
 class ScrubConfig(StageConfig):
@@ -179,7 +179,7 @@ def _suspects(batch: pa.RecordBatch, config: ScrubConfig) -> list[int]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipeline_lib.personal_data.detect import suspicious
+    from pipeline_lib.personal_data.detect import find, suspicious
 
     suspects: set[int] = set()
     for column in LISTS:
@@ -189,9 +189,14 @@ def _suspects(batch: pa.RecordBatch, config: ScrubConfig) -> list[int]:
             texts = pc.fill_null(lists.flatten().field(name), "")
             suspects.update(parents.filter(suspicious(texts, config.kinds)).to_pylist())
     for name in PLAIN:
-        # The number of a row's line looks like a number of something else once it is long.
-        plain = pc.replace_substring_regex(pc.fill_null(batch.column(name), ""), *_PLACE)
-        suspects.update(pa.array(range(batch.num_rows)).filter(suspicious(plain, config.kinds)).to_pylist())
+        plain = pc.fill_null(batch.column(name), "")
+        elsewhere = suspicious(
+            pc.replace_substring_regex(plain, _PLACE, "", max_replacements=1), config.kinds
+        )
+        files = pc.struct_field(pc.extract_regex(plain, _PLACE), "file")
+        telling = [file for file in files.unique().to_pylist() if file and find(file, config.kinds)]
+        looked_at = pc.or_(elsewhere, pc.is_in(files, pa.array(telling, pa.string())))
+        suspects.update(pa.array(range(batch.num_rows)).filter(looked_at).to_pylist())
     return sorted(suspects)
 
 

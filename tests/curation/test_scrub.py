@@ -159,6 +159,8 @@ def test_a_place_in_a_long_file_is_not_looked_at_as_if_it_were_a_number_of_someb
         return bool(_suspects(records.from_rows([row]), ScrubConfig()))
 
     assert not suspicious('{"file":"a.jsonl","line":1234567}')
-    assert not suspicious('{"row": 987654321, "language": "en"}')
+    assert not suspicious('{"file": "chats-2026-11-21.jsonl", "row": 987654321, "language": "en"}')
+    assert suspicious('{"file":"jane.roe@acme-widgets.com/chats.jsonl","line":7}')
+    assert suspicious('{"file":"call \\"+1 212 456 7890\\".jsonl","line":7}')
     assert suspicious('{"call":"+1 212 456 7890","file":"a.jsonl","line":1234567}')
     assert suspicious('{"file":"a.jsonl","line":1234567,"call":12124567890}')

@@ -1,0 +1,39 @@
+"""Behind: slow writes in a thread of their own, while what is written next is worked out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+
+class Behind:
+    """Does calls one after the other, at most one at a time behind its caller; off, it does them at once.
+
+    A call's error is raised by the next ``do``, or by ``finish``.
+    """
+
+    def __init__(self, on: bool) -> None:
+        """Begin with nothing to do."""
+        self._pool = ThreadPoolExecutor(1, "behind") if on else None
+        self._last: Future[None] | None = None
+
+    def do(self, call: Callable[[], None]) -> None:
+        """Have ``call`` done once the call before it is."""
+        if self._pool is None:
+            call()
+            return
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+        self._last = self._pool.submit(call)
+
+    def end(self) -> None:
+        """Wait until nothing is under way; an error of the last call is not told."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def finish(self) -> None:
+        """Wait until everything is done."""
+        self.end()
+        if self._last is not None:
+            self._last.result()
