@@ -130,6 +130,9 @@ def _whole(session: Session, path: Path, count: int, slow: int) -> Iterator[Case
     yield _case(f"peak memory, {name}", "MiB", ours[0], ours[0].get("peak_mib"), less_is_better=True)
     for stage, seconds in ours[0].get("parts", {}).items():
         yield Case(f"{stage}, {count:,} documents, 1 worker", count / seconds, "documents/s")
+    grown = _try(lambda: session.run(OURS, "grow", path, 1))
+    share = grown["seconds"] / grown["whole"] if "seconds" in grown else None
+    yield _case(f"{name}, 1 % of them new", "of the whole's time", grown, share, less_is_better=True)
 
 
 def _decontamination(session: Session, path: Path, count: int) -> Iterator[Case]:

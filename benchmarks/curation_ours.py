@@ -87,6 +87,30 @@ def decontaminate(path: Path, repeats: int, most: int) -> dict[str, Any]:
 
 def curate(path: Path, repeats: int, words: int = 50) -> dict[str, Any]:
     """All of curation, from the file to the split, in a store of its own; texts of fewer words go."""
+    parts: dict[str, float] = {}
+
+    def all_stages() -> Any:
+        with tempfile.TemporaryDirectory(dir=path.parent) as place:
+            return _curated(path, Path(place), words, parts)
+
+    return measured(all_stages, repeats) | {"parts": parts, "peak_mib": peak_mib()}
+
+
+def grow(path: Path, repeats: int) -> dict[str, Any]:
+    """All of curation once more, after a hundredth was added to the file; ``whole`` is with nothing kept."""
+    parts: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+        lines = path.read_bytes().splitlines(keepends=True)
+        file = Path(place) / path.name
+        file.write_bytes(b"".join(lines[: -len(lines) // 100]))
+        whole = measured(lambda: _curated(file, Path(place), 50, {}), 1)["seconds"]
+        with file.open("ab") as more:
+            more.writelines(lines[-len(lines) // 100 :])
+        return measured(lambda: _curated(file, Path(place), 50, parts), 1) | {"whole": whole, "parts": parts}
+
+
+def _curated(path: Path, place: Path, words: int, parts: dict[str, float]) -> int:
+    """Return how many conversations are kept; ``parts`` is told the seconds of each stage."""
     from pipeline_lib.curation.decontaminate import DecontaminateConfig, decontaminate
     from pipeline_lib.curation.deduplicate import DeduplicateConfig, deduplicate
     from pipeline_lib.curation.filter import FilterConfig, filter
@@ -94,7 +118,7 @@ def curate(path: Path, repeats: int, words: int = 50) -> dict[str, Any]:
     from pipeline_lib.curation.normalize import NormalizeConfig, normalize
     from pipeline_lib.curation.scrub import ScrubConfig, scrub
 
-    stages = (
+    stages: tuple[tuple[Any, Any], ...] = (
         (normalize, NormalizeConfig()),
         (scrub, ScrubConfig()),
         (deduplicate, DeduplicateConfig()),
@@ -102,19 +126,12 @@ def curate(path: Path, repeats: int, words: int = 50) -> dict[str, Any]:
         (decontaminate, DecontaminateConfig()),
         (format, FormatConfig(plain_text="keep")),
     )
-    parts: dict[str, float] = {}
-
-    def all_stages() -> Any:
-        with tempfile.TemporaryDirectory(dir=path.parent) as place:
-            dataset, seconds = _ingested(path, Path(place))
-            parts["ingest"] = seconds
-            for stage, config in stages:
-                done = _store(Path(place)).materialize(stage.recipe(config, dataset))
-                dataset, parts[stage.name] = done.artifact, done.seconds
-            _, parts["split"] = _split(dataset, Path(place))
-            return dataset.count()
-
-    return measured(all_stages, repeats) | {"parts": parts, "peak_mib": peak_mib()}
+    dataset, parts["ingest"] = _ingested(path, place)
+    for stage, config in stages:
+        done = _store(place).materialize(stage.recipe(config, dataset))
+        dataset, parts[stage.name] = done.artifact, done.seconds
+    _, parts["split"] = _split(dataset, place)
+    return int(dataset.count())
 
 
 def split(path: Path, repeats: int) -> dict[str, Any]:
