@@ -33,19 +33,24 @@ def unescaped(text: str) -> str:
     return _ESCAPED_BREAK.sub(" \n", text) if "\\" in text else text
 
 
-def words(*alternatives: str) -> re.Pattern[str]:
-    """Return a pattern for any of the alternatives as whole words, in any case."""
+def words(*alternatives: str, whole: bool = True) -> re.Pattern[str]:
+    """Return a pattern for any of the alternatives as words, or as what words begin with, in any case."""
     bound = rf"[^\W_{_SIDE_BY_SIDE}]"
-    return re.compile(rf"(?<!{bound})(?:{'|'.join(alternatives)})(?!{bound})", re.IGNORECASE)
+    end = rf"(?!{bound})" if whole else ""
+    return re.compile(rf"(?<!{bound})(?:{'|'.join(alternatives)}){end}", re.IGNORECASE)
 
 
-def before(text: str, start: int, pattern: re.Pattern[str], reach: int = 50) -> bool:
+REACH, AHEAD = 50, 25
+"""Characters before and after a value in which a word may name it."""
+
+
+def before(text: str, start: int, pattern: re.Pattern[str], reach: int = REACH) -> bool:
     """Return whether the pattern occurs in the `reach` characters before `start`."""
     return pattern.search(text, max(0, start - reach), start) is not None
 
 
 def around(
-    text: str, start: int, end: int, pattern: re.Pattern[str], reach: int = 50, ahead: int = 25
+    text: str, start: int, end: int, pattern: re.Pattern[str], reach: int = REACH, ahead: int = AHEAD
 ) -> bool:
     """Return whether the pattern occurs before `start` or in the `ahead` characters after `end`."""
     return before(text, start, pattern, reach) or pattern.search(text[end : end + ahead]) is not None

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 
 from pipeline_lib.personal_data.checksums import is_vin
 from pipeline_lib.personal_data.context import (
+    AHEAD,
     DASHES,
     NO_WORD_AFTER,
+    REACH,
     SEPARATORS,
     around,
     compact,
@@ -19,7 +21,7 @@ from pipeline_lib.personal_data.context import (
     words,
 )
 from pipeline_lib.personal_data.kinds import Regions, Span
-from pipeline_lib.personal_data.registers import REGISTERS, Register
+from pipeline_lib.personal_data.registers import NAMED, NAMES, REGISTERS, TELLING, Register
 
 MONTHS = tuple(
     names.split()
@@ -87,11 +89,19 @@ _VIN_WORDS = words(
 def national_ids(text: str, regions: Regions) -> Iterator[Span]:
     """Yield national identity, tax and social security numbers of the regions."""
     for island in _ISLAND.finditer(text):
-        if not _REGISTERED.search(text, island.start(), island.end()):
-            continue
-        for register in REGISTERS:
-            if register.region in regions:
-                yield from _registered(text, register, island.start(), island.end() + 3)
+        start, end = island.start(), island.end() + 3
+        if _REGISTERED.search(text, start, island.end()) and _may_hold(text, start, end):
+            for register in REGISTERS:
+                if register.region in regions:
+                    yield from _registered(text, register, start, end)
+
+
+def _may_hold(text: str, start: int, end: int) -> bool:
+    """Say in three searches what every register's own search would, for most numbers are nobody's."""
+    if TELLING.search(text, start, end):
+        return True
+    near = max(0, start - REACH), end + AHEAD
+    return bool(NAMED.search(text, start, end)) and bool(NAMES.search(text, *near))
 
 
 def _registered(text: str, register: Register, start: int, end: int) -> Iterator[Span]:

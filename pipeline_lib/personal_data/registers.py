@@ -60,8 +60,11 @@ class Register:
     """One form of one country's number; `named` means that a word must stand near it."""
 
     region: str
+    pattern: str
     form: re.Pattern[str]
+    """The pattern where it stands by itself."""
     is_valid: Check
+    names: tuple[str, ...]
     words: re.Pattern[str]
     named: bool
 
@@ -72,12 +75,15 @@ _DASH = rf"[{DASHES}]"
 
 
 def _register(region: str, form: str, check: Check, *names: str, named: bool = False) -> Register:
+    return Register(region, form, _bounded(form), check, names, words(*names), named)
+
+
+def _bounded(form: str) -> re.Pattern[str]:
     before, after = (
         rf"{NO_WORD_BEFORE}(?<![$€£#+=])(?<![0-9][.,/-])(?<!://)",
         rf"{NO_WORD_AFTER}(?![.,/-][0-9])",
     )
-    bounded = re.compile(f"{before}(?:{form}){after}")
-    return Register(region, bounded, check, words(*names), named)
+    return re.compile(f"{before}(?:{form}){after}")
 
 
 def _on(check: Check, clean: Callable[[str], str] = compact) -> Check:
@@ -101,13 +107,13 @@ _GB = (r"ni", r"nino", r"national insurance", r"insurance number", *_GENERIC)
 REGISTERS = (
     _register(
         "US",
-        rf"[0-9]{{3}}({_DASH})[0-9]{{2}}\1[0-9]{{4}}",
+        rf"[0-9]{{3}}(?P<gap>{_DASH})[0-9]{{2}}(?P=gap)[0-9]{{4}}",
         _on(lambda value: ssn.is_valid(value) or itin.is_valid(value)),
         *_US,
     ),
     _register(
         "US",
-        r"[0-9]{3}([ .]?)[0-9]{2}\1[0-9]{4}",
+        r"[0-9]{3}(?P<gap>[ .]?)[0-9]{2}(?P=gap)[0-9]{4}",
         _on(lambda value: ssn.is_valid(value) or itin.is_valid(value)),
         *_US,
         named=True,
@@ -116,7 +122,12 @@ REGISTERS = (
         "GB", rf"[A-Z]{{2}}{_GAP}[0-9]{{2}}{_GAP}[0-9]{{2}}{_GAP}[0-9]{{2}}{_GAP}[A-D]", _on(is_nino), *_GB
     ),
     _register(
-        "GB", r"[0-9]{3}([ -]?)[0-9]{3}\1[0-9]{4}", _on(nhs.is_valid), "nhs", "health service", named=True
+        "GB",
+        r"[0-9]{3}(?P<gap>[ -]?)[0-9]{3}(?P=gap)[0-9]{4}",
+        _on(nhs.is_valid),
+        "nhs",
+        "health service",
+        named=True,
     ),
     _register(
         "FR",
@@ -204,7 +215,7 @@ REGISTERS = (
         named=True,
     ),
     _register("PT", r"[0-9]{8} ?[0-9] ?[A-Z]{2}[0-9]", _on(cc.is_valid), "cartão de cidadão"),
-    _register("CH", r"756([. ]?)[0-9]{4}\1[0-9]{4}\1[0-9]{2}", _on(ahv.is_valid), "ahv"),
+    _register("CH", r"756(?P<gap>[. ]?)[0-9]{4}(?P=gap)[0-9]{4}(?P=gap)[0-9]{2}", _on(ahv.is_valid), "ahv"),
     _register(
         "AT",
         r"[1-9][0-9]{3} ?[0-9]{6}",
@@ -225,7 +236,7 @@ REGISTERS = (
     ),
     _register(
         "IN",
-        r"[2-9][0-9]{3}([ -]?)[0-9]{4}\1[0-9]{4}",
+        r"[2-9][0-9]{3}(?P<gap>[ -]?)[0-9]{4}(?P=gap)[0-9]{4}",
         _on(aadhaar.is_valid),
         r"aadh?aar",
         r"uidai?",
@@ -236,7 +247,7 @@ REGISTERS = (
     _register("AU", r"[0-9]{3} ?[0-9]{3} ?[0-9]{3}", _on(tfn.is_valid), r"tfn", r"tax file", named=True),
     _register(
         "CA",
-        r"[1-9][0-9]{2}([ -]?)[0-9]{3}\1[0-9]{3}",
+        r"[1-9][0-9]{2}(?P<gap>[ -]?)[0-9]{3}(?P=gap)[0-9]{3}",
         _on(sin.is_valid),
         r"sin",
         r"social insurance",
@@ -250,7 +261,7 @@ REGISTERS = (
     _register("KR", r"[0-9]{6}-[1-8][0-9]{6}", _on(rrn.is_valid), "rrn"),
     _register(
         "JP",
-        r"[0-9]{4}([ -]?)[0-9]{4}\1[0-9]{4}",
+        r"[0-9]{4}(?P<gap>[ -]?)[0-9]{4}(?P=gap)[0-9]{4}",
         _on(my_number.is_valid),
         r"my number",
         r"マイナンバー",
@@ -304,3 +315,14 @@ REGISTERS = (
     ),
 )
 """Every known form, most common first."""
+
+
+def _any_form(named: bool) -> re.Pattern[str]:
+    forms = (one.pattern.replace("gap", f"gap{n}") for n, one in enumerate(REGISTERS) if one.named == named)
+    return _bounded("|".join(f"(?:{form})" for form in forms))
+
+
+TELLING, NAMED = _any_form(named=False), _any_form(named=True)
+"""Match in a text wherever a form does that speaks for itself, or one that needs a word near it."""
+NAMES = words(*dict.fromkeys(name for one in REGISTERS if one.named for name in one.names), whole=False)
+"""Any of those words."""
