@@ -90,7 +90,7 @@ class ScrubConfig(StageConfig):
         return {"names": FileDigests(home() / "memo.json").of_all(files, directory)}
 
 
-@stage(produces=Dataset, version=3, outside=ScrubConfig.names_digest)
+@stage(produces=Dataset, version=4, outside=ScrubConfig.names_digest)
 def scrub(out: Output, config: ScrubConfig, conversations: Dataset) -> None:
     """No personal data of the configured kinds in any message; each is counted, none is written down."""
     from pipeline_lib.curation.blocks import sift

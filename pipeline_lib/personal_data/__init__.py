@@ -1,5 +1,5 @@
 """Personal data in text: find it (`detect`), replace it (`replace`), show it masked (`masking`).
 
-Pure functions over text, no stage. Words: `kinds`; detectors: `network`, `numeric`, `identity`, `addresses`,
-`credentials`; speed: `gates`; names by a model: `recognise`.
+Pure functions over text, no stage. Words: `kinds`; detectors: `network`, `phones`, `numeric`,
+`identity`, `addresses`, `credentials`, `wallets`; speed: `gates`; names by a model: `recognise`.
 """

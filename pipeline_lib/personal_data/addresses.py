@@ -8,63 +8,125 @@ unit, town and postcode that follow. Towns alone, and addresses without a number
 import re
 from collections.abc import Iterator
 
+from pipeline_lib.personal_data.context import near_numbers
 from pipeline_lib.personal_data.kinds import Regions, Span
 
-_PARTICLE = r"(?:(?:de|la|le|les|du|des|del|della|dei|do|da|dos|el|los|las|y|e|et)(?!\w)|(?=[dl]['’]))"
+_PARTICLE = (
+    r"(?:(?:de|la|le|les|du|des|del|della|delle|dei|degli|do|da|das|dos|el|los|las|y|e|et)(?!\w)"
+    r"|(?=[dl]['’]))"
+)
 _NAME = rf"(?:{_PARTICLE} )*(?:[dl]['’])?[A-ZÀ-Þ][\w'’.-]*"
 _ENGLISH_SORTS = (
     "Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Square|Sq"
     "|Terrace|Way|Parkway|Pkwy|Circle|Cir|Highway|Hwy|Trail|Trl|Close|Crescent|Cres|Mews"
     "|Grove|Gardens|Hill|Row|Walk|Alley|Loop|Plaza|Turnpike|Expressway|Crossing|Heights|Ridge|Pike"
-    "|Esplanade|Parade|Quay|Run|Path|Bypass|Common|Point|View|Landing"
+    "|Esplanade|Parade|Quay|Run|Path|Bypass|Common|Point|View|Landing|Motorway|Freeway"
 )
 _UNIT = (
     r"(?:,? (?:Apt|Apartment|Suite|Ste|Unit|Floor|Fl|Flat|Room|Rm|#)\.?[ #]?[A-Z0-9-]{1,6}\b| "
     r"?#[0-9A-Z-]{1,6}\b)?"
 )
-_TOWN = r"(?:[A-ZÀ-Þ](?:[^\W\d]|['’.-])+(?: [A-ZÀ-Þ](?:[^\W\d]|['’.-])+){0,2})"
+_UNIT_BEFORE = re.compile(r"(?<!\w)(?:Flat|Apartment|Apt|Unit|Suite|Studio)\.? [A-Z0-9]{1,5},? $")
+_TOWN = (
+    r"(?:(?:Den|La|Le|Las|Los|El|São|San|St\.?) )?(?:[A-ZÀ-Þ](?:[^\W\d]|['’.-])+(?: [A-ZÀ-Þ](?:[^\W\d]"
+    r"|['’.-])+){0,2})"
+)
+_NEXT = r"(?:,? |\n|,\n)"
+"""From the street to the town: a comma, or the next line."""
 _STATE = (
     r"(?:,? [A-Z]{2} [0-9]{5}(?:-[0-9]{4})?\b|,? [A-Z]{1,2}[0-9][0-9A-Z]? [0-9][A-Z]{2}\b|,? "
     r"(?:[A-Z][a-z]+ ){1,2}[0-9]{5}(?:-[0-9]{4})?\b|,? [A-Z]{2,3},? [0-9]{4}\b|,? [A-Z]{2}\b(?![a-z]))"
 )
+_POSTAL_TOWN = (
+    r"(?:[A-Z]{1,2}-)?(?:[0-9]{5}-[0-9]{3}|[0-9]{2}-[0-9]{3}|[0-9]{4}-[0-9]{3}|[0-9]{3} [0-9]{2}"
+    r"|[0-9]{4} ?[A-Z]{2}\b,?"
+    rf"|[0-9]{{4,5}}) {_TOWN}(?: [A-Z]\b)?(?:,? \([A-Z]{{2}}\)| [A-Z]{{2}}\b)?"
+)
+_HOUSE = (
+    r"[0-9]{1,4}(?:(?: ?[a-h]| ?[A-H](?![a-zA-Z]))\b|-[0-9IVX]{1,4}\b|/[0-9A-Z]{1,4}\b)?(?![0-9.,:][0-9])"
+)
+_DOOR = r"(?:,? (?:[0-9]{1,2} ?[ºª°](?: ?(?:[A-D]\b|dcha|izq|centro))?|m\. ?[0-9]{1,3}|lok\. ?[0-9]{1,3}))?"
 _SHAPES = (
     rf"(?<![\w.,$€£/-])[0-9]{{1,5}}(?:[A-Za-z]|[-/][0-9]{{1,4}}|½)?,? (?:(?:North|South|East|West"
-    rf"|[NSEW]{{1,2}}\.?) )?(?:(?:St|Mt|Dr)\.? )?(?:[A-Z][\w'’.-]*|[0-9]{{1,3}}(?:st|nd|rd|th)) "
+    rf"|[NSEW]{{1,2}}\.?) )?(?:(?:St|Mt|Dr)\.? )?(?:(?:The|[A-Z][\w'’.-]*)|[0-9]{{1,3}}(?:st|nd|rd|th)) "
     rf"(?:[A-Z][\w'’-]* ){{0,3}}?(?:{_ENGLISH_SORTS})\b\.?(?! (?:and|or) [A-Z][a-z]+ (?:Street"
-    rf"|Avenue))(?: (?:North|South|East|West|[NSEW]{{1,2}})\b)?{_UNIT}(?:,? {_TOWN}{_STATE})?",
+    rf"|Avenue))(?: (?:North|South|East|West|[NSEW]{{1,2}})\b)?{_UNIT}(?:{_NEXT}{_TOWN}{_STATE})?",
     (
-        rf"(?<![\w.,$€£/-])[0-9]{{1,5}} (?:Broadway|Piccadilly|Strand|The (?:Mall|Strand|Green"
-        rf"|Avenue))\b{_UNIT}(?:, {_TOWN}{_STATE})?"
+        rf"(?<![\w.,$€£/-])[0-9]{{1,5}}[a-z]? (?:Broadway|Piccadilly|Strand|(?:State Route|County Road"
+        rf"|Route|Highway)"
+        r" [0-9]{1,4}|[A-Z][a-z]{2,12}(?:way|gate|field|side)(?=[.,\n])|The "
+        rf"(?:Mall|Strand|Green|Avenue|Crescent|Close|Drive|Grove|Mews|Parade|Square"
+        rf"|Terrace))\b{_UNIT}(?:{_NEXT}{_TOWN}{_STATE})?"
     ),
     r"(?<!\w)P\.? ?O\.? Box [0-9]{1,6}\b",
+    rf"(?<!\w)PSC [0-9]{{1,5}},? Box [0-9]{{1,5}}(?:{_NEXT}(?:APO|FPO|DPO) A[AEP] [0-9]{{5}})?",
     (
-        r"(?<![\w-])(?:[A-ZÄÖÜ][\w.]{0,25}[ -])?(?:[A-ZÄÖÜ][\w-]{0,30}(?:straße|strasse|str\."
-        r"|weg|platz|allee|gasse|damm|ufer)|Straße|Strasse|Str\.|Allee|Platz) [0-9]{1,4} ?[a-h]?\b"
-        rf"(?:,? (?:D-)?[0-9]{{4,5}} {_TOWN})?"
+        r"(?<![\w-])(?!Ad?dress|Anschrift)(?:[A-ZÄÖÜ][\w.]{0,25}[ -])?(?:[A-ZÄÖÜ][\w-]{0,30}(?:straße"
+        r"|strasse|str\."
+        r"|weg|[pP]latz|[aA]llee|gasse|damm|ufer|-Straße|-Str\.|-Ring|-Gasse|-Weg)|Straße|Strasse|Str\."
+        r"|Allee|Platz"
+        rf"|(?:Unter|An|Am|Auf|Im|In|Zum|Zur"
+        rf"|Hinter)(?: de[nmr])?(?: [A-ZÄÖÜ][\wäöüß]{{2,20}}){{1,2}}(?= [0-9]{{1,3}} ?[a-h]?{_NEXT}"
+        rf"(?:D-)?[0-9]{{5}})) {_HOUSE}(?:{_NEXT}(?:[A-Z]{{1,2}}-)?[0-9]{{4,5}} {_TOWN})?"
     ),
     (
-        rf"(?<![\w.,/-])[0-9]{{1,4}}(?: ?(?:bis|ter|quater|[A-D]))?,? (?i:rue|avenue|av\.|boulevard|bd"
-        rf"|place|chemin|impasse|all[ée]e|quai|cours|route|faubourg)(?: {_NAME}){{1,5}}(?:,? [0-9]{{5}} "
-        rf"{_TOWN})?"
+        rf"(?<![\w.,/-])[0-9]{{1,4}}(?: ?(?:bis|ter|quater|[A-Da-d]))?,? (?i:rue|avenue|av\.|boulevard|bd|bld"
+        rf"|place|chemin|impasse|all[ée]e|quai|cours|route|faubourg|passage|villa|sentier|square)"
+        rf"(?: {_NAME}){{1,5}}(?:{_NEXT}[0-9]{{4,5}} {_TOWN})?"
     ),
-    rf"(?<!\w)(?:[Uu]l|[Aa]l|[Pp]l|[Oo]s)\. ?(?:[A-ZĄ-Ż][\w.-]* ){{1,4}}[0-9]{{1,4}}[a-zA-Z]?"
-    rf"(?:/[0-9]{{1,4}})?\b(?:(?: m\.? ?|/)[0-9]{{1,4}}\b)?(?:,? [0-9]{{2}}-[0-9]{{3}} {_TOWN})?",
+    rf"(?<!\w)(?:[Uu]l\.|[Aa]l\.|[Pp]l\.|[Oo]s\.|[Uu]lica|[Aa]leja|[Aa]leje|[Pp]lac"
+    rf"|[Oo]siedle) ?(?:[A-ZĄ-Ż][\w.-]* ){{1,4}}[0-9]{{1,4}}[a-zA-Z]?"
+    rf"(?:/[0-9]{{1,4}})?\b(?:(?: m\.? ?|/)[0-9]{{1,4}}\b)?(?:{_NEXT}[0-9]{{2}}-[0-9]{{3}} {_TOWN})?",
     (
         r"(?<!\w)(?:ул\.|пр\.|пер\.|улица|проспект|переулок) (?:[А-ЯЁ][\w-]* ?){1,3},? ?(?:д\.|дом)? ?"
         r"[0-9]{1,4}(?:[а-я]|/[0-9]{1,4})?\b(?:,? ?(?:кв\.|квартира) ?[0-9]{1,4})?"
     ),
-    rf"(?<!\w)(?:Calle|C/|Avenida|Avda?\.|Plaza|Paseo|Carrera|Ronda|Via|Viale|Piazza|Corso|Largo"
-    rf"|Vicolo|Rua|Travessa|Praça|Alameda)(?: {_NAME}){{1,5}}?,? (?:n[.º°]? "
-    rf"?)?[0-9]{{1,4}}(?![0-9.,][0-9])\b"
-    rf"(?:,? (?:[0-9]{{5}}|[0-9]{{4}}-[0-9]{{3}}) {_TOWN})?",
+    rf"(?<!\w)(?:Calle|C/|Avenida|Avda?\.|Av\.|Plaza|Paseo|Carrera|Carrer|Camino|Ronda|Via|Viale|Piazza"
+    rf"|Corso|Largo"
+    rf"|Vicolo|Rua|Travessa|Praça|Alameda|Estrada|Rodovia)(?: {_NAME}){{1,5}}?,? (?:n[.º°]? ?|nº ?"
+    rf"|N°? ?)?{_HOUSE}{_DOOR}"
+    rf"(?:(?:{_NEXT}| - ){_POSTAL_TOWN})?",
     (
-        rf"(?<![\w-])[A-ZÅÄÖØÆ][\w-]{{0,30}}(?:straat|laan|gracht|kade|plein|steeg|singel"
-        rf"|vej|gade|veien|gata|vägen|gatan) [0-9]{{1,4}}(?:[a-z]"
-        rf"|-[0-9]+)?\b(?:,? [0-9]{{4}} ?[A-Z]{{2}}\b(?: {_TOWN})?)?"
+        rf"(?<![\w-])(?:(?:Nieuwezijds|Oudezijds|Lange|Korte|Nieuwe|Oude|Eerste|Tweede|[Ss]tora|Norra"
+        rf"|Södra) )?[A-ZÅÄÖØÆ][\w-]{{0,30}}(?:straat|laan|gracht|kade|plein|steeg|singel|dreef|burgwal"
+        rf"|voorhout|[td]ijk"
+        rf"|vej|gade|veien|gata|gatan|vägen|stræde|allé|gränd|stigen|väg|veg|tie|katu) [0-9]{{1,4}}(?:[a-z]\b"
+        rf"|-[0-9IVX]+)?\b(?:{_NEXT}{_POSTAL_TOWN})?"
     ),
 )
 _ADDRESS = re.compile("|".join(f"(?:{shape})" for shape in _SHAPES))
-_NUMBER = re.compile("[0-9]+")
+_POSTCODE = re.compile(r"(?:, |\n)(?:[0-9]{4} ?[A-Z]{2}|[A-Z]{1,2}-[0-9]{4}|[0-9]{2}-[0-9]{3})")
+_TOWNED = re.compile(
+    rf"(?<![\w-])(?!Adres)[A-ZÀ-Þ][\w'’-]+(?: (?:{_PARTICLE} )?[A-ZÀ-Þ][\w'’.-]*){{0,3}},? "
+    r"[0-9]{1,4}(?: ?[a-h]\b|-[0-9IVX]{1,4}\b)?"
+    rf"(?:, |\n)(?:[0-9]{{4}} ?[A-Z]{{2}},? {_TOWN}|[A-Z]{{1,2}}-[0-9]{{4,5}} {_TOWN}"
+    rf"|[0-9]{{2}}-[0-9]{{3}} {_TOWN})"
+)
+"""Any name and number, before a town with a postcode that is no mere number."""
+_LABELS = (
+    "address",
+    "adress",
+    "anschrift",
+    "wohn",
+    "adres",
+    "direcc",
+    "domicilio",
+    "indirizzo",
+    "endereço",
+    "morada",
+)
+_LABELLED = re.compile(
+    r"(?<![\w-])(?:(?i:(?:home|street|postal|mailing|shipping|billing|delivery|residential|current|my|your"
+    r"|his|her|our|their|new)"
+    r"[ _-]?address|adresse|anschrift|wohnort|wohnhaft in|adres|dirección|domicilio|indirizzo|endereço"
+    r"|morada|adress)"
+    r"[\"'*`\])]*(?: is| ist| est| es| è| é)?[ ]?[:=|]?[ \t]*[\"'`*]*)"
+    rf"((?:[A-ZÀ-Þ][\w'’.-]*|de[nrm]?|la|do|da|das|dos)(?:,? (?:[A-ZÀ-Þ][\w'’.-]*|de[nrm]?|la|do|da|das"
+    rf"|dos)){{0,5}},? {_HOUSE}"
+    rf"(?:{_NEXT}{_POSTAL_TOWN})?"
+    rf"|[0-9]{{1,4}}[a-z]? [A-ZÀ-Þ][\w'’.-]+(?: [A-ZÀ-Þ][\w'’.-]+){{0,3}}(?:{_NEXT}{_TOWN}{_STATE})?)"
+)
+"""After a word for it, any name with a number is an address."""
 _BEFORE, _AFTER = 160, 240
 """Characters of an address before and after one of its numbers, at most."""
 _COUNTED = re.compile(r"\b(?:day|week|stage|step|chapter|part|hole|scene) $", re.IGNORECASE)
@@ -75,23 +137,21 @@ _YEAR_BEFORE = re.compile(
 
 def street_addresses(text: str, regions: Regions) -> Iterator[Span]:
     """Yield house number and street, with the town and postcode where they follow."""
-    for begin, end in _around_numbers(text):
+    lowered = text.lower()
+    labelled = any(label in lowered for label in _LABELS)
+    for begin, end in near_numbers(text, _BEFORE, _AFTER):
         for match in _ADDRESS.finditer(text, begin, end):
             if not _is_other_number(text, match):
-                yield Span("street_address", match.start(), match.start() + len(match.group(0).rstrip(" .,")))
+                unit = _UNIT_BEFORE.search(text, max(0, match.start() - 18), match.start())
+                yield _span(text, unit.start() if unit else match.start(), match.end())
+        for match in _TOWNED.finditer(text, begin, end) if _POSTCODE.search(text, begin, end) else ():
+            yield _span(text, *match.span())
+        for match in _LABELLED.finditer(text, begin, end) if labelled else ():
+            yield _span(text, *match.span(1))
 
 
-def _around_numbers(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the stretches of a text in which an address may stand: none is without a number."""
-    begin, end = 0, -1
-    for number in _NUMBER.finditer(text):
-        if number.start() - _BEFORE > end:
-            if end >= 0:
-                yield begin, end
-            begin = max(0, number.start() - _BEFORE)
-        end = number.end() + _AFTER
-    if end >= 0:
-        yield begin, end
+def _span(text: str, start: int, end: int) -> Span:
+    return Span("street_address", start, start + len(text[start:end].rstrip(" .,")))
 
 
 def _is_other_number(text: str, match: re.Match[str]) -> bool:

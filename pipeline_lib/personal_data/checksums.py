@@ -1,6 +1,6 @@
 """The check digits that python-stdnum does not know.
 
-Neighbours: `identity` and `numeric` use these beside `stdnum`.
+Neighbours: `registers`, `identity` and `numeric` use these beside `stdnum`.
 """
 
 import re

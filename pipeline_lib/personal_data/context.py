@@ -5,6 +5,7 @@ that a word about one number does not colour the next. Used by `numeric`, `ident
 """
 
 import re
+from collections.abc import Iterator
 
 SEPARATORS = " \u00a0\u2007\u2009\u202f"
 """The spaces that people put between groups of digits."""
@@ -19,9 +20,16 @@ NO_WORD_BEFORE = rf"(?<![^\W{_SIDE_BY_SIDE}])"
 NO_WORD_AFTER = rf"(?![^\W{_SIDE_BY_SIDE}])(?![年月日个個元円원])"
 """What bounds a value: no word goes on there, and no measure follows it."""
 
+INSIDE = rf"[^\W_{_SIDE_BY_SIDE}]"
+"""A character that a word in letters goes on with."""
+
+NO_SUM_BEFORE = r"(?:(?<!=)|(?<=[^\W\d_]{2}=))"
+"""What keeps out results of arithmetic (`x = 5`, `2+2=4`) and lets in what is assigned (`phone=…`)."""
+
 LAST_OF_THEM = re.compile(rf".*[{_SIDE_BY_SIDE}](?=[0-9A-Za-z])")
 
 
+_NUMBER = re.compile("[0-9]+")
 _ESCAPED_BREAK = re.compile(r"\\[nrt]")
 
 
@@ -35,9 +43,8 @@ def unescaped(text: str) -> str:
 
 def words(*alternatives: str, whole: bool = True) -> re.Pattern[str]:
     """Return a pattern for any of the alternatives as words, or as what words begin with, in any case."""
-    bound = rf"[^\W_{_SIDE_BY_SIDE}]"
-    end = rf"(?!{bound})" if whole else ""
-    return re.compile(rf"(?<!{bound})(?:{'|'.join(alternatives)}){end}", re.IGNORECASE)
+    end = rf"(?!{INSIDE})" if whole else ""
+    return re.compile(rf"(?<!{INSIDE})(?:{'|'.join(alternatives)}){end}", re.IGNORECASE)
 
 
 REACH, AHEAD = 50, 25
@@ -54,6 +61,19 @@ def around(
 ) -> bool:
     """Return whether the pattern occurs before `start` or in the `ahead` characters after `end`."""
     return before(text, start, pattern, reach) or pattern.search(text[end : end + ahead]) is not None
+
+
+def near_numbers(text: str, before: int, after: int) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of a text within so many characters before and after its numbers."""
+    begin, end = 0, -1
+    for number in _NUMBER.finditer(text):
+        if number.start() - before > end:
+            if end >= 0:
+                yield begin, end
+            begin = max(0, number.start() - before)
+        end = number.end() + after
+    if end >= 0:
+        yield begin, end
 
 
 def digits_of(value: str) -> str:

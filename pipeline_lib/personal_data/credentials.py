@@ -1,4 +1,4 @@
-"""Keys, tokens, private keys, passwords and wallets: what opens a door or holds money.
+"""Keys, tokens, private keys and passwords: what opens a door.
 
 An *issuer's* key is known by its prefix. A *secret* is a value that is assigned to a name such as `password`
 and looks random. A *stand-in* (`YOUR_API_KEY`, `xxxx`, `changeme`, `${TOKEN}`) is documentation and stays.
@@ -8,28 +8,56 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 
-from stdnum import bitcoin
-
+from pipeline_lib.personal_data.context import before
 from pipeline_lib.personal_data.kinds import Regions, Span
 
 _ISSUED = re.compile(
     r"(?<![A-Za-z0-9_])(?:"
-    r"(?:AKIA|ASIA|AIDA|AROA|AGPA|ANPA)[0-9A-Z]{16}"
+    # Clouds and hosts of code.
+    r"(?:AKIA|ASIA|AIDA|AROA|AGPA|ANPA)[0-9A-Z]{16}|LTAI[A-Za-z0-9]{12,24}|AKID[A-Za-z0-9]{32}"
+    r"|AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{20,512}|GOCSPX-[A-Za-z0-9_-]{28}"
+    r"|AAAA[A-Za-z0-9_-]{7}:APA91b[A-Za-z0-9_-]{100,180}"
+    r"|(?<=AccountKey=)[A-Za-z0-9+/]{86}==|[A-Za-z0-9_~.]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}"
     r"|gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{50,255}"
-    r"|gl(?:pat|ptt|dt|rt|cbt)-[A-Za-z0-9_-]{20,64}"
+    r"|gl(?:pat|ptt|dt|rt|rtr|cbt|ft|oas|soat|imt|agent|ffct)-[A-Za-z0-9_-]{20,300}"
+    r"(?:\.[0-9a-z]{2}\.[0-9a-z]{9})?"
+    r"|ATATT3[A-Za-z0-9_=-]{50,300}|AT[BC][BT]T?[A-Za-z0-9_-]{24,250}(?==|\b)|HRKU-[A-Za-z0-9_-]{36,60}"
+    r"|do[opr]_v1_[0-9a-f]{64}|hv[bsr]\.[A-Za-z0-9_-]{24,300}|[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_-]{60,70}"
+    r"|dckr_[op]at_[A-Za-z0-9_-]{27,36}|f[mo][12]_[A-Za-z0-9+/_=-]{40,600}|sbp_[0-9a-f]{40}"
+    r"|nfp_[A-Za-z0-9]{36,40}"
+    r"|pscale_(?:tkn|pw|oauth|oauth_token)_[A-Za-z0-9_=-]{32,64}|pul-[0-9a-f]{40}|dapi[0-9a-f]{32}(?:-[0-9])?"
+    r"|tskey-[a-z]{3,8}-[A-Za-z0-9]{10,20}-[A-Za-z0-9]{20,40}|AKCp[A-Za-z0-9]{50,80}|CLOJARS_[0-9a-z]{60}"
+    r"|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,250}|rubygems_[0-9a-f]{48}|dp\.(?:pt|st|ct|sa|scim|audit)\."
+    r"(?:[a-z0-9_-]{2,35}\.)?[A-Za-z0-9]{40,44}|AGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{58}"
+    # Models.
     r"|sk-[A-Za-z0-9_-]{20,250}|gsk_[A-Za-z0-9]{40,60}|xai-[A-Za-z0-9]{60,90}|r8_[A-Za-z0-9]{37,40}"
-    r"|xox[abeoprs]-[A-Za-z0-9-]{10,250}|xapp-[0-9]-[A-Za-z0-9-]{20,250}"
-    r"|AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{20,250}|GOCSPX-[A-Za-z0-9_-]{28}"
-    r"|[rsp]k_(?:live|test)_[A-Za-z0-9]{16,250}|whsec_[A-Za-z0-9+/=]{24,64}"
+    r"|hf_[A-Za-z0-9]{30,40}|pplx-[A-Za-z0-9]{40,56}|nvapi-[A-Za-z0-9_-]{60,70}|pcsk_[A-Za-z0-9_]{50,80}"
+    r"|lsv2_[ps][tk]_[0-9a-f]{32}_[0-9a-f]{10}"
+    # Messages and mail.
+    r"|xox[abeoprs]-[A-Za-z0-9-]{10,250}|xapp-[0-9]-[A-Za-z0-9-]{20,250}|[0-9]{8,10}:AA[A-Za-z0-9_-]{33}"
+    r"|[MNO][DTjz][AEIMQUYcgk][w-z0-5][A-Za-z0-9_-]{20,24}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,40}|(?:AC"
+    r"|SK)[0-9a-f]{32}"
+    r"|SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,64}|key-[0-9a-z]{32}|[0-9a-f]{32}-us[0-9]{1,2}"
+    r"|xkeysib-[0-9a-f]{64}-[A-Za-z0-9]{16}|re_[A-Za-z0-9]{8}_[A-Za-z0-9]{20,32}"
+    # Money and shops.
+    r"|[rsp]k_(?:live|test)_[A-Za-z0-9]{16,250}|whsec_[A-Za-z0-9+/=]{24,64}|shp(?:at|ca|pa|ss"
+    r"|ua)_[0-9a-fA-F]{32}"
+    r"|sq0(?:atp|csp)-[A-Za-z0-9_-]{22,43}|EAAA[A-Za-z0-9_-]{60}|rzp_(?:live|test)_[A-Za-z0-9]{14,24}"
+    r"|shippo_(?:live|test)_[0-9a-f]{40}|access-(?:production|sandbox|development)-[0-9a-f-]{36}"
+    # Work and watching.
+    r"|lin_api_[A-Za-z0-9]{32,48}|secret_[A-Za-z0-9]{43}|ntn_[A-Za-z0-9]{40,50}|figd_[A-Za-z0-9_-]{40,44}"
+    r"|pat[A-Za-z0-9]{14}\.[0-9a-f]{64}|pat-(?:na|eu)[0-9]-[0-9a-f-]{36}|PMAK-[0-9a-f]{24}-[0-9a-f]{34}"
+    r"|CFPAT-[A-Za-z0-9_-]{40,46}|glsa_[A-Za-z0-9]{32}_[0-9a-fA-F]{8}|glc_eyJ[A-Za-z0-9+/=_-]{40,400}"
+    r"|NR(?:AK|JS|RA)-[A-Za-z0-9-]{19,42}|sntry[su]_[A-Za-z0-9+/=_-]{40,300}|dt0[a-z][0-9]{2}\.[A-Z0-9]{24}\."
+    r"[A-Z0-9]{64}|sq[aup]_[0-9a-f]{40}|[sp]k\.eyJ[A-Za-z0-9_-]{20,200}\.[A-Za-z0-9_-]{20,40}"
+    r"|EAA[A-Za-z0-9]{80,300}"
     r"|eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"
-    r"|hf_[A-Za-z0-9]{30,40}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,250}"
-    r"|SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,64}|key-[0-9a-z]{32}|(?:AC|SK)[0-9a-f]{32}"
-    r"|do[opr]_v1_[0-9a-f]{64}|dapi[0-9a-f]{32}|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}|dop_v1_[0-9a-f]{64}"
-    r"|[0-9]{8,10}:AA[A-Za-z0-9_-]{33}|sq0(?:atp|csp)-[A-Za-z0-9_-]{22,43}|lin_api_[A-Za-z0-9]{32,48}"
     r")(?![A-Za-z0-9_])"
 )
+_AZURE = re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{86}==")
+_AZURE_NAMES = re.compile(r"azure|account_?key|storage", re.IGNORECASE)
 _PEM = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----[^<]*?-----END (?:[A-Z0-9]+ "
     r"){0,3}PRIVATE KEY(?: BLOCK)?-----"
@@ -48,6 +76,12 @@ _ASSIGNED = re.compile(
     r"(\"[^\"\s]{6,200}\"|'[^'\s]{6,200}'|`[^`\s]{6,200}`|[^\s\"'`<>]{8,200})",
     re.IGNORECASE,
 )
+_FLAG = re.compile(
+    rf"(?<![\w-])--?(?:[a-z]+[_-])*?(?:{SECRET_NAMES})(?![a-z])[ \t]+"
+    r"(\"[^\"\s]{6,200}\"|'[^'\s]{6,200}'|[^\s\"'`<>-][^\s\"'`<>]{7,200})",
+    re.IGNORECASE,
+)
+"""An option of a command line, which a space parts from its value."""
 _STAND_IN = re.compile(
     r"^[<{$%\[(]|^(?:your|my|the|some|insert|enter|replace|change|put|add|todo|env|process|os"
     r"|config|settings|self|this|args|data|user|form|request|req|res)"
@@ -57,11 +91,6 @@ _STAND_IN = re.compile(
     r"|token)?[0-9]{0,4}$|12345678",
     re.IGNORECASE,
 )
-_WALLET = re.compile(
-    r"(?<![A-Za-z0-9])(?:0x[0-9a-fA-F]{40}|bc1[02-9ac-hj-np-z]{11,71}"
-    r"|[13][1-9A-HJ-NP-Za-km-z]{25,34})(?![A-Za-z0-9])"
-)
-_BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 
 
 def is_stand_in(value: str) -> bool:
@@ -73,10 +102,20 @@ def api_keys(text: str, regions: Regions) -> Iterator[Span]:
     """Yield keys and tokens of known issuers."""
     for match in _ISSUED.finditer(text):
         value = match.group(0)
-        body = value.partition("_" if "_" in value else "-")[2] or value
-        varied = len(set(body)) >= 10 and any(character.isdigit() for character in body)
-        if varied and not re.search(r"EXAMPLE|xxxx|your[_-]", value):
+        if _is_varied(value) and not re.search(r"EXAMPLE|xxxx|your[_-]", value):
             yield Span("api_key", *match.span())
+    for match in _AZURE.finditer(text) if "==" in text else ():
+        if before(text, match.start(), _AZURE_NAMES, 40):
+            yield Span("api_key", *match.span())
+
+
+def _is_varied(value: str) -> bool:
+    """Return whether what follows the issuer's prefix is no word; tokens of Hugging Face may lack digits."""
+    body = value[3:]
+    drawn = any(map(str.isdigit, body)) or (
+        value.startswith("hf_") and not (body.islower() or body.isupper())
+    )
+    return drawn and len(set(body)) >= 10
 
 
 def private_keys(text: str, regions: Regions) -> Iterator[Span]:
@@ -89,7 +128,7 @@ def private_keys(text: str, regions: Regions) -> Iterator[Span]:
 
 def secrets(text: str, regions: Regions) -> Iterator[Span]:
     """Yield values that are assigned to a name such as `password` and look random."""
-    for match in _ASSIGNED.finditer(text):
+    for match in chain(_ASSIGNED.finditer(text), _FLAG.finditer(text) if "-" in text else ()):
         start, end = match.span(1)
         quoted = text[start] in "\"'`"
         value = text[start + 1 : end - 1] if quoted else text[start:end].rstrip(".,;:)!?]}")
@@ -125,29 +164,3 @@ def _sort(character: str) -> str:
 def _entropy(value: str) -> float:
     """Return the Shannon entropy of a value's characters, in bits per character."""
     return -sum(count / len(value) * math.log2(count / len(value)) for count in Counter(value).values())
-
-
-def crypto_wallets(text: str, regions: Regions) -> Iterator[Span]:
-    """Yield Bitcoin addresses with a valid checksum and Ethereum addresses that are not a burn address."""
-    for match in _WALLET.finditer(text):
-        if is_wallet(match.group(0)):
-            yield Span("crypto_wallet", *match.span())
-
-
-def is_wallet(value: str) -> bool:
-    """Return whether a value is a Bitcoin (base58check, bech32, bech32m) or Ethereum address."""
-    if value.startswith("0x"):
-        return len(set(value[2:].lower())) >= 6
-    if value.startswith("bc1"):
-        return _is_bech32(value)
-    return bitcoin.is_valid(value)
-
-
-def _is_bech32(value: str) -> bool:
-    """Return whether the checksum is that of BIP 173 (version 0) or BIP 350 (later versions)."""
-    checksum = 1
-    for symbol in (3, 3, 0, 2, 3, *(_BECH32.index(character) for character in value[3:])):
-        top, checksum = checksum >> 25, (checksum & 0x1FFFFFF) << 5 ^ symbol
-        for bit, generator in enumerate((0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)):
-            checksum ^= generator if top >> bit & 1 else 0
-    return checksum in (1, 0x2BC830A3)

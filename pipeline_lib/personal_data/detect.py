@@ -1,8 +1,8 @@
 """Finds personal data in a text: `find` is the one entry, `suspicious` its fast forerunner on a column.
 
-Each kind has a detector (`network`, `numeric`, `identity`, `addresses`, `credentials`) that runs only when
-its gate opens (`gates`). Where values overlap, the kind that knows more wins (a key inside a web address
-with a token is part of that address), then the longer one.
+Each kind has a detector (`network`, `phones`, `numeric`, `identity`, `addresses`, `credentials`, `wallets`)
+that runs only when its gate opens (`gates`). Where values overlap, the kind that knows more wins (a key
+inside a web address with a token is part of that address), then the longer one.
 """
 
 from bisect import bisect
@@ -11,7 +11,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import pyarrow as pa
 
 from pipeline_lib.core.errors import ConfigError
-from pipeline_lib.personal_data import addresses, credentials, gates, identity, network, numeric
+from pipeline_lib.personal_data import (
+    addresses,
+    credentials,
+    gates,
+    identity,
+    network,
+    numeric,
+    phones,
+    wallets,
+)
 from pipeline_lib.personal_data.context import unescaped
 from pipeline_lib.personal_data.kinds import ALL, OPTIONAL, PLACEHOLDER, REGIONS, Regions, Span
 from pipeline_lib.personal_data.recognise import Recogniser
@@ -23,7 +32,7 @@ _DETECTORS: dict[str, Detector] = {
     "url_with_credentials": network.urls_with_credentials,
     "api_key": credentials.api_keys,
     "email": network.emails,
-    "crypto_wallet": credentials.crypto_wallets,
+    "crypto_wallet": wallets.crypto_wallets,
     "secret": credentials.secrets,
     "iban": numeric.ibans,
     "credit_card": numeric.credit_cards,
@@ -33,7 +42,7 @@ _DETECTORS: dict[str, Detector] = {
     "national_id": identity.national_ids,
     "vehicle": identity.vehicles,
     "date_of_birth": identity.births,
-    "phone": numeric.phones,
+    "phone": phones.phones,
     "street_address": addresses.street_addresses,
     "url": network.urls,
 }

@@ -36,6 +36,11 @@ _GENERIC = (
     "wedding fashion style beauty clothing shoes "
     "jewelry market sale deals gifts express delivery supply industries engineering construction "
     "build energy solar earth eco bio farm garden "
+    "kiwi ventures partners photography guide reviews holdings limited management marketing "
+    "enterprises properties rentals immo immobilien versicherung reise reisen haus jetzt paris "
+    "quebec vlaanderen brussels cymru irish sydney melbourne boston miami vegas moscow istanbul "
+    "ltda srl sarl casa church coach coffee lawyer limo maison menu miami moda navy plumbing "
+    "productions saarland soccer surf tattoo tennis tienda tires viajes villas vodka voyage wtf "
     "local lan corp internal intra home ltd llc inc gmbh"
 )
 

@@ -12,12 +12,14 @@ from pipeline_lib.personal_data.checksums import is_vin
 from pipeline_lib.personal_data.context import (
     AHEAD,
     DASHES,
+    INSIDE,
     NO_WORD_AFTER,
     REACH,
     SEPARATORS,
     around,
     compact,
     digits_of,
+    near_numbers,
     words,
 )
 from pipeline_lib.personal_data.kinds import Regions, Span
@@ -33,6 +35,19 @@ MONTHS = tuple(
         "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
         "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre",
         "janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro",
+        "januari februari maart april mei juni juli augustus september oktober november december",
+        "januari februari mars april maj juni juli augusti september oktober november december",
+        "januar februar mars april mai juni juli august september oktober november desember",
+        "januar februar marts april maj juni juli august september oktober november december",
+        "stycznia lutego marca kwietnia maja czerwca lipca sierpnia września października listopada grudnia",
+        "ledna února března dubna května června července srpna září října listopadu prosince",
+        "tammikuuta helmikuuta maaliskuuta huhtikuuta toukokuuta kesäkuuta heinäkuuta elokuuta syyskuuta "
+        "lokakuuta marraskuuta joulukuuta",
+        "ianuarie februarie martie aprilie mai iunie iulie august septembrie octombrie noiembrie decembrie",
+        "Ocak Şubat Mart Nisan Mayıs Haziran Temmuz Ağustos Eylül Ekim Kasım Aralık",
+        "января февраля марта апреля мая июня июля августа сентября октября ноября декабря",
+        "Ιανουαρίου Φεβρουαρίου Μαρτίου Απριλίου Μαΐου Ιουνίου Ιουλίου Αυγούστου Σεπτεμβρίου Οκτωβρίου "
+        "Νοεμβρίου Δεκεμβρίου",
     )
 )
 _MONTH = "|".join(sorted({month for names in MONTHS for month in names} | {"Sept"}, key=len, reverse=True))
@@ -40,32 +55,57 @@ _YEAR = r"(?:19|20)[0-9]{2}"
 _DATE = (
     rf"{_YEAR}([./-])(?:1[0-2]|0?[1-9])\2(?:3[01]|[12][0-9]|0?[1-9])|(?:3[01]|[12][0-9]"
     rf"|0?[1-9])([./-])(?:3[01]|[12][0-9]|0?[1-9])\3(?:{_YEAR}|[0-9]{{2}})"
+    r"|(?:3[01]|[12][0-9]|0?[1-9])\. (?:1[0-2]|0?[1-9])\. "
+    rf"{_YEAR}"
     rf"|(?:3[01]|[12][0-9]|0?[1-9])(?:st|nd|rd|th|er|\.|º)?(?: of| de)?[ -](?:{_MONTH})\.?(?:,| "
     rf"de)?[ -]{_YEAR}"
-    rf"|(?:{_MONTH})\.? (?:3[01]|[12][0-9]|0?[1-9])(?:st|nd|rd|th)?,? {_YEAR}|{_YEAR} ?年 "
-    rf"?[0-9]{{1,2}} ?月 ?[0-9]{{1,2}} ?日"
+    rf"|(?:{_MONTH})\.? (?:3[01]|[12][0-9]|0?[1-9])(?:st|nd|rd|th)?,? {_YEAR}"
+    rf"|{_YEAR} ?[年년] ?[0-9]{{1,2}} ?[月월] ?[0-9]{{1,2}} ?[日일]"
+)
+_OTHER_DEED = (
+    r"(?:died|deceased|dead|killed|released|married|joined|founded|formed|published|moved|gestorben"
+    r"|verheiratet"
+    r"|décédée?|mort|murió|morto|†)"
 )
 _BORN = re.compile(
-    r"(?<![^\W_])(?:born|b\. ?(?=[0-9])|d\.?o\.?b\.?|date[ _-]?of[ _-]?birth|birth[ _-]?date"
-    r"|birthday(?! (?:party|celebration|dinner|trip|present|gift))|geboren|geb\."
-    r"|geburtsdatum|geburtstag|née? (?:le|en)|date de naissance|naci(?:ó|do|da)|fecha de nacimiento"
+    rf"(?<!{INSIDE})(?:born|b\. ?(?=[0-9])|d\.?o\.?b\.?|date[ _-]?of[ _-]?birth|birth[ _-]?(?:date|day)"
+    r"(?! (?:party|celebration|dinner|trip|present|gift))|geboren|geb\.|geburtsdatum|geburtstag"
+    r"|née? (?:le|en)|date de naissance|naci(?:ó|do|da)|fecha de nacimiento"
     r"|nat[oa] (?:il|a)|data di nascita|nascid[oa]|nasc(?:eu)?|data de nascimento"
-    rf"|geboortedatum|출생|生年月日|出生(?:日期)?)(?![a-z])[^!?\n0-9]{{0,45}}?({_DATE}){NO_WORD_AFTER}(?![./-][0-9])",
+    r"|geboortedatum|geb\.?datum|data urodzenia|urodzon[ya]|ur\. ?(?=[0-9])|född|födelsedatum|född(?:a|es)"
+    r"|født|fødselsdato|fødselsdag|syntynyt|syntymäaika|datum narození|narozena?|născută?|data nașterii"
+    r"|doğum tarihi|doğumlu|дата рождения|родил(?:ся|ась)|ημερομηνία γέννησης|γεννήθηκε|תאריך לידה"
+    r"|출생(?:일)?|생년월일|생일|生年月日|誕生日|生まれ|出生(?:日期)?|生日(?!派对|聚会|会|快乐|蛋糕|礼物))(?![a-z])"
+    rf"(?:(?!\n\n|(?<!{INSIDE}){_OTHER_DEED}(?!{INSIDE}))[^!?0-9]){{0,45}}?({_DATE}){NO_WORD_AFTER}(?![./-][0-9])",
     re.IGNORECASE,
 )
+_PASSPORT_WORDS = (
+    r"passports?|reisepass(?:nummer)?|pass[- ]?(?:nr|nummer)|passnummer|passeport|pasaporte|passaporto"
+    r"|passaporte"
+    r"|paspoort(?:nummer)?|paszport\w*|passnr|pasnummer|passinumero|pas(?:u|aport)?|pașaport\w*|pasaport\w*"
+    r"|паспорт\w*|διαβατηρίου|דרכון|护照|護照|パスポート|旅券|여권"
+)
+_ACROSS = r"(?:\n[^\n0-9]{0,40}[,;|\t] ?)"
+"""From the head of a table to the cell of its first row."""
 _PASSPORT = re.compile(
-    r"(?<!\w)(?:passports?|reisepass(?:nummer)?|passeport|pasaporte|passaporto|passaporte"
-    r"|paspoort)(?!\w)(?:[^.!?\n0-9]|\bno\.|\bnr\.){0,40}?(?<![\w-])"
-    r"((?=[A-Z0-9]*[0-9][A-Z0-9]*[0-9][A-Z0-9]*[0-9][A-Z0-9]*[0-9])[A-Z0-9]{6,10}|[A-Z]{1,2} "
-    r"?[0-9]{6,8}|[0-9]{2}[A-Z]{2}[0-9]{5}|[0-9]{3} [0-9]{3} [0-9]{3})(?![\w]|-[0-9])",
+    rf"(?<!{INSIDE})(?:{_PASSPORT_WORDS})(?!{INSIDE})(?:[^.!?\n0-9]|\bno\.|\bnr\.|(?<=[nN][rRoO])\."
+    rf"|\n\n?){{0,40}}?"
+    r"(?<![\w-])((?=[A-Z0-9]*[0-9][A-Z0-9]*[0-9][A-Z0-9]*[0-9][A-Z0-9]*[0-9])[A-Z0-9]{6,10}|[A-Z]{1,2} "
+    r"?[0-9]{6,8}|[0-9]{2}[A-Z]{2}[0-9]{5}|[0-9]{3} [0-9]{3} [0-9]{3}|[0-9]{2} ?[0-9]{2} [0-9]{6})(?![\w]"
+    r"|-[0-9])",
     re.IGNORECASE,
 )
-_NUMBERED = re.compile(
-    r"num|\bno\b|nr|n[°º]|№|#|:|=|\bis\b|\bist\b|\bes\b|\best\b|\bè\b|\bé\b", re.IGNORECASE
+_NUMBERING = re.compile(
+    rf"(?:[\W_]|</?\w{{1,6}}>|(?<!{INSIDE})(?:n|no|nr|num|id|number|numbers|numm?er(?:o|et)?|n[uú]m[eé]ro"
+    rf"|numar|număr\w*|номер|номера"
+    r"|serie|is|was|are|my|the|it|its|to|you|wanted|for|ist|lautet|wurde|es|est|è|é|jest|är|er|on|de|di|du"
+    r"|do|del"
+    rf"|code|issued|book|card|field|updated|new|番号|号码|号|號碼|번호)(?!{INSIDE})|号码?|番号|번호|{_ACROSS})*",
+    re.IGNORECASE,
 )
-"""What makes a bare number behind the word a passport's, and not a count of people."""
+"""What may stand between the word and a bare number that is a passport's, and not a count of people."""
 _GERMAN_PASSPORT = re.compile(
-    r"(?:passports?|Reisepass(?:nummer)?|Passnummer)[^.!?\n0-9]{0,20}?(?<![\w-])"
+    r"(?:[Pp]assports?|Reisepass(?:nummer)?|Pass-?[Nn](?:ummer|r)\.?)(?:[^.!?\n0-9]|\n){0,20}?(?<![\w-])"
     r"([CFGHJK](?=[A-Z]*[0-9])[CFGHJ-NPRTV-Z0-9]{8})(?![\w-])"
 )
 """Nine characters without vowels, so that they make no word."""
@@ -73,6 +113,13 @@ _PASSPORT_AFTER = re.compile(
     r"(?<![\w-])((?=[A-Z]*[0-9])[A-Z]{0,2}[0-9]{6,9})(?= (?:is|was|as)? ?(?:my|his|her|the|their"
     r"|your)? ?passport)"
 )
+_MACHINE_READABLE = re.compile(
+    r"(?<![A-Z0-9<])(?:P[A-Z<][A-Z<]{3}[A-Z<]{25,39}\s{1,2}[A-Z0-9<]{9}[0-9<][A-Z<]{3}[0-9]{6}[0-9][MFX<][0-9]{6}[0-9<]"
+    r"[A-Z0-9<]{14}[0-9<]{1,2}"
+    r"|[IAC][A-Z<][A-Z<]{3}[A-Z0-9<]{25}\s{1,2}[0-9]{6}[0-9][MFX<][0-9]{7}[A-Z<]{3}[A-Z0-9<]{11}"
+    r"[0-9]\s{1,2}[A-Z<]{30})(?![A-Z0-9<])"
+)
+"""The lines at the foot of a passport or identity card (ICAO 9303)."""
 _VIN = re.compile(r"(?<![A-Za-z0-9-])(?=[0-9]*[A-Z])[A-HJ-NPR-Z0-9]{13}[0-9]{4}(?![A-Za-z0-9-])")
 _ISLAND = re.compile(rf"[0-9A-Z][0-9A-Z{SEPARATORS}{DASHES}.+/]{{6,}}")
 _REGISTERED = re.compile(
@@ -81,6 +128,39 @@ _REGISTERED = re.compile(
     r"|[A-Z]{3} ?[0-9LMNP-V]{2}[A-EHLMPRST]|[A-Z]{4}[0-9]{6}"
 )
 """What every form of a register holds somewhere; arithmetic (`20 - 13 = 7`) does not."""
+_PLATE_WORDS = (
+    r"(?:licen[cs]e|number|registration|reg|vehicle|car)[ _-]?(?:plates?|no\.?|number|reg(?:istration)?"
+    r"|tag)|plates?"
+    r"|reg(?:istration)?|tag number|vrn|(?:auto|kfz-?|pkw-?)?kennzeichen|autonummer|kontrollschild"
+    r"|nummernschild"
+    r"|immatricul\w*|plaque(?: d'immatriculation)?|matr[ií]cula|targa(?:ta|to)?|kenteken\w*"
+    r"|(?:numer|tablic[aey]|nr) rejestracyjn\w*|registreringsnummer|reg\.?(?:nummer|nr)|nummerplade"
+    r"|nummerskilt"
+    r"|rekister(?:inumero|itunnus)|placas?|patente|spz|poznávací značka|registrační značka|plaka(?:sı)?"
+    r"|num[aă]r(?:ul)? de înmatriculare|rendszám|госномер|гос\. ?номер|номерн\w+ знак\w*|πινακίδα"
+    r"|车牌号?码?|車牌|ナンバー(?:プレート)?|차량 ?번호|번호판"
+)
+_PLATE = re.compile(
+    rf"(?<!{INSIDE})(?i:{_PLATE_WORDS})(?!{INSIDE})"
+    rf"(?:[^\w.!?\n]|</?\w{{1,6}}>|_|\n\n|{_ACROSS}|\b(?:number|no|nr|is|was|ist|lautet|es|est|è|é|jest|är"
+    rf"|er|do|del|de|of|the|my|your"
+    r"|its|a|to|you|wanted|coche|carro|auto|car|vehicle|truck|van|reads?|shows?|with|updated|for)(?!\w)|号码?"
+    r"|番号){0,12}"
+    r"(?<![\w-])("
+    r"[A-Z]{2}[ -]?[0-9]{1,2}[ -]?[A-Z]{1,3}[ -]?[0-9]{4}|[A-Z]{2}[0-9]{2} ?[A-Z]{3}"
+    r"|[A-Z][0-9]{1,3} ?[A-Z]{3}|[A-Z]{3} ?[0-9]{1,3}[A-Z]"
+    r"|[A-ZÄÖÜ]{1,3}[- ][A-Z]{1,2}[- ]?[0-9]{1,4}[EH]?|[A-Z]{2}[- ]?[0-9]{3}[- ]?[A-Z]{2}"
+    r"|[0-9]{4}[- ]?[B-DF-HJ-NP-TV-Z]{3}"
+    r"|(?=[0-9-]*[A-Z])(?=[A-Z-]*[0-9])[0-9A-Z]{1,3}-[0-9A-Z]{2,3}-[0-9A-Z]{1,2}"
+    r"|[0-9][A-Z]{3}[0-9]{3}|[A-Z]{2,3}[- ]?[0-9]{3,4}|[A-Z]{2,3} (?=[A-Z]*[0-9])[0-9A-Z]{4,5}"
+    r"|[A-Z]{3} ?[0-9]{2}[0-9A-Z]"
+    r"|[A-Z]{3}-?[0-9][0-9A-Z][0-9]{2}|[A-Z]{2} ?[0-9]{5,6}"
+    r"|[A-Z]{1,2}-[0-9]{1,5}[A-Z]{1,3}|[0-9]{1,3}-?[A-Z]{1,3}-?[0-9]{1,4}|[0-9]{2} ?[A-Z]{1,3} ?[0-9]{2,5}"
+    r"|[АВЕКМНОРСТУХ] ?[0-9]{3} ?[АВЕКМНОРСТУХ]{2} ?[0-9]{2,3}|[一-鿿][A-Z][·-]?[A-Z0-9]{5,6}"
+    r"|[0-9]{2,3} ?[가-힣] ?[0-9]{4}|[一-龥]{1,4} ?[0-9]{2,3} ?[ぁ-ん] ?[0-9・-]{2,5}"
+    r"|[Α-Ω]{3}[- ]?[0-9]{4})(?![\w]|-[0-9A-Z])",
+)
+"""A word for the plate, in any language, and a value in the form of a country that has such plates."""
 _VIN_WORDS = words(
     "vin", "vehicle", "chassis", "car", "truck", "fahrgestellnummer", "fin", "châssis", "bastidor", "telaio"
 )
@@ -122,27 +202,36 @@ def register_of(value: str) -> Register | None:
 
 def births(text: str, regions: Regions) -> Iterator[Span]:
     """Yield full dates, from 1900 on, that the text calls somebody's birth."""
-    for match in _BORN.finditer(text):
-        yield Span("date_of_birth", *match.span(1))
+    for begin, end in near_numbers(text, 90, 40):
+        for match in _BORN.finditer(text, begin, end):
+            yield Span("date_of_birth", *match.span(1))
 
 
 def passports(text: str, regions: Regions) -> Iterator[Span]:
-    """Yield numbers beside a word for passport."""
-    for pattern in (_PASSPORT, _PASSPORT_AFTER):
-        for match in pattern.finditer(text):
-            value, named = match.group(1), text[match.start() : match.start(1)]
-            counts = value.isdigit() and len(named) > 12 and not _NUMBERED.search(named)
-            if len(digits_of(value)) >= 4 and value.upper() == value and not counts:
-                yield Span("passport", *match.span(1))
-    for match in _GERMAN_PASSPORT.finditer(text):
-        if len(digits_of(match.group(1))) >= 2:
+    """Yield numbers beside a word for passport, and the machine-readable lines of one."""
+    for match in _MACHINE_READABLE.finditer(text) if "<" in text else ():
+        yield Span("passport", *match.span())
+    for match in _PASSPORT.finditer(text):
+        value, named = (
+            match.group(1),
+            re.sub(rf"^(?:{_PASSPORT_WORDS})", "", match.group(0), flags=re.IGNORECASE),
+        )
+        counts = digits_of(value) == compact(value) and not _NUMBERING.fullmatch(named[: -len(value)])
+        if len(digits_of(value)) >= 4 and value.upper() == value and not counts:
             yield Span("passport", *match.span(1))
+    for match in _PASSPORT_AFTER.finditer(text):
+        yield Span("passport", *match.span(1))
+    for match in _GERMAN_PASSPORT.finditer(text):
+        yield Span("passport", *match.span(1))
 
 
 def vehicles(text: str, regions: Regions) -> Iterator[Span]:
-    """Yield vehicle identification numbers with a valid check digit, or called so (ISO 3779)."""
+    """Yield vehicle numbers with a valid check digit, or called so (ISO 3779), and plates that are named."""
     for match in _VIN.finditer(text):
         value = compact(match.group(0))
         letters = sum(character.isalpha() for character in value)
         if letters >= 2 and (is_vin(value) or around(text, *match.span(), _VIN_WORDS, 40, 20)):
             yield Span("vehicle", *match.span())
+    for begin, end in near_numbers(text, 120, 30):
+        for match in _PLATE.finditer(text, begin, end):
+            yield Span("vehicle", *match.span(1))

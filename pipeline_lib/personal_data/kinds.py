@@ -34,7 +34,7 @@ OPTIONAL = ("url",)
 
 REGIONS = (
     "US CA MX GB IE DE AT CH FR BE NL LU ES PT IT SE NO DK FI PL CZ RO GR TR IL IN SG CN JP KR AU NZ ZA "
-    "BR AR CL"
+    "BR AR CL BG HR LT IS TH"
 ).split()
 """ISO 3166 codes of the countries whose phone numbers and national ids are known."""
 

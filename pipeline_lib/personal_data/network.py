@@ -41,11 +41,13 @@ _IPV4 = re.compile(
     r"(?<![\w.-])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?!\w|\.\d|-\d)", re.ASCII
 )
 _IPV6 = re.compile(
-    r"(?<![\w:.])[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){2,7}(?:(?<=:)(?:\d{1,3}\.){3}\d{1,3})?(?![\w:]|\.\w)",
+    r"(?<![\w.])(?<!::)(?<!\b[0-9a-fA-F]:)(?<!\b[0-9a-fA-F]{2}:)(?<!\b[0-9a-fA-F]{3}:)(?<!\b[0-9a-fA-F]{4}:)"
+    r"[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){2,7}(?:(?<=:)(?:\d{1,3}\.){3}\d{1,3})?(?!\w|:\w|\.\w)",
     re.ASCII,
 )
 _MAC = re.compile(
-    r"(?<![\w:.-])[0-9A-Fa-f]{2}(?:([:-])[0-9A-Fa-f]{2})(?:\1[0-9A-Fa-f]{2}){4}(?![\w:]|-\w)"
+    r"(?<![\w.-])(?<!::)(?<!\b[0-9A-Fa-f]{2}:)"
+    r"[0-9A-Fa-f]{2}(?:([:-])[0-9A-Fa-f]{2})(?:\1[0-9A-Fa-f]{2}){4}(?!\w|:\w|-\w)"
     r"|(?<![\w.])[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?!\w|\.\w)",
     re.ASCII,
 )
@@ -79,7 +81,7 @@ _VERSION_WORDS = re.compile(
     (
         r"(?:\b(?:v|ver|version|release|build|firmware|section|sections|chapter|clause|article|figure"
         r"|fig|table|upgraded? to|update|mac ?os|ios|os x|windows|android|chrome|firefox|python|java"
-        r"|node)\.?:? ?|§ ?|[=~^<>]=? ?)$"
+        r"|node)\.?:? ?|§ ?|[=~<>!^]= ?|[~^] ?)$"
     ),
     re.IGNORECASE,
 )
@@ -91,6 +93,13 @@ _QUERY_SECRET = re.compile(
     r"|x-amz-signature|session(?:_?id)?|sid|code)=([^&#\s]{8,})",
     re.IGNORECASE,
 )
+_HOOK = re.compile(
+    r"https://(?:hooks\.slack\.com/(?:services|workflows|triggers)"
+    r"|(?:\w+\.)?discord(?:app)?\.com/api/webhooks"
+    r"|[\w-]+\.webhook\.office\.com|outlook\.office\.com/webhook)/[\w/@-]{20}",
+    re.IGNORECASE,
+)
+"""Who knows such an address may post."""
 _WEB = re.compile(r"(?<![\w@.-])(?:(?:https?|ftp)://|www\.)[^\s<>\"'`|\\^{}]+", re.IGNORECASE)
 _TRAILING = ".,;:!?)]}*"
 
@@ -121,8 +130,10 @@ def ip_addresses(text: str, regions: Regions) -> Iterator[Span]:
             yield Span("ip_address", *match.span())
     if text.count(":") >= 2:
         for match in _IPV6.finditer(text):
-            if _is_ipv6(match.group(0)):
-                yield Span("ip_address", *match.span())
+            # A colon may follow an address as it follows a word.
+            value = re.sub(r"(?<!:):$", "", match.group(0))
+            if _is_ipv6(value):
+                yield Span("ip_address", match.start(), match.start() + len(value))
 
 
 def _is_host(text: str, match: re.Match[str]) -> bool:
@@ -188,7 +199,7 @@ def _trimmed(match: re.Match[str]) -> tuple[int, int]:
 
 
 def urls_with_credentials(text: str, regions: Regions) -> Iterator[Span]:
-    """Yield web addresses that carry `user:password@` or a token as a query parameter."""
+    """Yield web addresses that carry `user:password@`, a token as a query parameter, or are a webhook."""
     for match in _URL.finditer(text):
         start, end = _trimmed(match)
         if _has_credentials(text[start:end]):
@@ -202,6 +213,8 @@ def _has_credentials(url: str) -> bool:
     userinfo = _USERINFO.match(url)
     if userinfo and not is_stand_in(userinfo.group(2)):
         return True
+    if _HOOK.match(url):
+        return "xxxx" not in url.lower()
     return any(
         not is_stand_in(value) and any(character.isdigit() for character in value)
         for value in _QUERY_SECRET.findall(url)

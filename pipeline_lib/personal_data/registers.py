@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stdnum.ar import cuit
 from stdnum.at import vnr
 from stdnum.au import tfn
 from stdnum.be import nn
-from stdnum.br import cpf
+from stdnum.bg import egn
+from stdnum.br import cnpj, cpf
 from stdnum.ca import sin
 from stdnum.ch import ssn as ahv
 from stdnum.cl import rut
@@ -24,19 +26,24 @@ from stdnum.fi import hetu
 from stdnum.fr import nir
 from stdnum.gb import nhs
 from stdnum.gr import amka
+from stdnum.hr import oib
 from stdnum.ie import pps
 from stdnum.il import idnr as teudat_zehut
 from stdnum.in_ import aadhaar, pan
+from stdnum.is_ import kennitala
 from stdnum.it import codicefiscale
 from stdnum.jp import in_ as my_number
 from stdnum.kr import rrn
+from stdnum.lt import asmens
 from stdnum.mx import curp
 from stdnum.nl import bsn
 from stdnum.no import fodselsnummer
+from stdnum.nz import ird
 from stdnum.pl import pesel
 from stdnum.pt import cc, nif
 from stdnum.ro import cnp
 from stdnum.se import personnummer
+from stdnum.th import pin as thai
 from stdnum.tr import tckimlik
 from stdnum.us import itin, ssn
 from stdnum.za import idnr as south_african
@@ -44,6 +51,7 @@ from stdnum.za import idnr as south_african
 from pipeline_lib.personal_data.checksums import is_nino, is_nric
 from pipeline_lib.personal_data.context import (
     DASHES,
+    NO_SUM_BEFORE,
     NO_WORD_AFTER,
     NO_WORD_BEFORE,
     SEPARATORS,
@@ -80,7 +88,7 @@ def _register(region: str, form: str, check: Check, *names: str, named: bool = F
 
 def _bounded(form: str) -> re.Pattern[str]:
     before, after = (
-        rf"{NO_WORD_BEFORE}(?<![$€£#+=])(?<![0-9][.,/-])(?<!://)",
+        rf"{NO_WORD_BEFORE}{NO_SUM_BEFORE}(?<![$€£#+])(?<![0-9][.,/-])(?<!://)",
         rf"{NO_WORD_AFTER}(?![.,/-][0-9])",
     )
     return re.compile(f"{before}(?:{form}){after}")
@@ -151,7 +159,8 @@ REGISTERS = (
         "DE",
         r"[1-9][0-9](?: ?[0-9]{3}){3}",
         _on(idnr.is_valid),
-        r"steuer\W?(?:id|identifikationsnummer|nummer)",
+        r"steuer\W?(?:id(?:ent\w*)?|nummer)",
+        r"steuerliche identifikations\w*",
         "idnr",
         r"tin",
         *_GENERIC,
@@ -160,10 +169,24 @@ REGISTERS = (
     _register("BR", rf"[0-9]{{3}}\.[0-9]{{3}}\.[0-9]{{3}}{_DASH}[0-9]{{2}}", _on(cpf.is_valid), "cpf"),
     _register("BR", r"[0-9]{11}", _on(cpf.is_valid), "cpf", named=True),
     _register(
+        "BR", rf"[0-9]{{2}}\.[0-9]{{3}}\.[0-9]{{3}}/[0-9]{{4}}{_DASH}[0-9]{{2}}", _on(cnpj.is_valid), "cnpj"
+    ),
+    _register("BR", r"[0-9]{14}", _on(cnpj.is_valid), "cnpj", named=True),
+    _register(
         "SE",
         r"(?:19|20)?[0-9]{6}[-+][0-9]{4}",
         lambda value: bool(personnummer.is_valid(_dashed(value))),
         "personnummer",
+    ),
+    _register(
+        "SE",
+        r"(?:(?:19|20)[0-9]{2}|[0-9]{2})[0-9]{4}[0-9]{4}",
+        lambda value: bool(personnummer.is_valid(value)),
+        r"personnummer",
+        r"pnr",
+        r"personal (?:identity )?number",
+        *_GENERIC,
+        named=True,
     ),
     _register(
         "FI",
@@ -191,7 +214,7 @@ REGISTERS = (
     ),
     _register(
         "NL",
-        r"[0-9]{9}|[0-9]{4}[. ][0-9]{2}[. ][0-9]{3}",
+        r"[0-9]{9}|[0-9]{4}[. ][0-9]{2}[. ][0-9]{3}|[0-9]{3}[. ][0-9]{3}[. ][0-9]{3}",
         _on(bsn.is_valid),
         r"bsn",
         r"burgerservicenummer",
@@ -203,7 +226,15 @@ REGISTERS = (
         "BE", r"[0-9]{2}\.[0-9]{2}\.[0-9]{2}-[0-9]{3}\.[0-9]{2}", _on(nn.is_valid), "rijksregisternummer"
     ),
     _register(
-        "BE", r"[0-9]{11}", _on(nn.is_valid), r"rijksregister\w*", r"registre national", *_GENERIC, named=True
+        "BE",
+        r"[0-9]{11}|[0-9]{2}[. ][0-9]{2}[. ][0-9]{2}[ -][0-9]{3}[. ][0-9]{2}",
+        _on(nn.is_valid),
+        r"rijksregister\w*",
+        r"(?:registre|num[ée]ro) national",
+        r"niss",
+        r"insz",
+        *_GENERIC,
+        named=True,
     ),
     _register(
         "PT",
@@ -238,12 +269,15 @@ REGISTERS = (
         "IN",
         r"[2-9][0-9]{3}(?P<gap>[ -]?)[0-9]{4}(?P=gap)[0-9]{4}",
         _on(aadhaar.is_valid),
-        r"aadh?aar",
+        r"aadh?aa?r",
         r"uidai?",
         *_GENERIC,
         named=True,
     ),
     _register("IN", r"[A-Z]{3}P[A-Z][0-9]{4}[A-Z]", _on(pan.is_valid), "pan"),
+    _register(
+        "IN", r"[A-Z]{5}[0-9]{4}[A-Z]", _on(pan.is_valid), r"pan", r"permanent account", *_GENERIC, named=True
+    ),
     _register("AU", r"[0-9]{3} ?[0-9]{3} ?[0-9]{3}", _on(tfn.is_valid), r"tfn", r"tax file", named=True),
     _register(
         "CA",
@@ -286,6 +320,7 @@ REGISTERS = (
         r"teudat zehut",
         r"israeli id",
         r"ת\.?ז",
+        r"תעודת זהות",
         named=True,
     ),
     _register(
@@ -293,18 +328,44 @@ REGISTERS = (
         r"[1-9][0-9]{10}",
         _on(tckimlik.is_valid),
         r"kimlik\w*",
+        r"tckn",
+        r"tc",
         r"t\.?c\.?",
         r"turkish id",
         *_GENERIC,
         named=True,
     ),
     _register("CL", r"[0-9]{1,2}\.[0-9]{3}\.[0-9]{3}-[0-9Kk]", _on(rut.is_valid), "rut"),
+    _register("CL", r"[0-9]{7,8}-?[0-9Kk]", _on(rut.is_valid), r"ru[nt]", r"rol [úu]nico \w+", named=True),
     _register(
         "RO", r"[1-8][0-9]{12}", _on(cnp.is_valid), r"cnp", r"cod numeric personal", *_GENERIC, named=True
     ),
-    _register("GR", r"[0-9]{11}", _on(amka.is_valid), r"amka", r"αμκα", named=True),
+    _register("GR", r"[0-9]{11}", _on(amka.is_valid), r"amka", r"αμκα", *_GENERIC, named=True),
+    _register("BG", r"[0-9]{10}", _on(egn.is_valid), r"egn", r"егн", named=True),
+    _register("HR", r"[0-9]{11}", _on(oib.is_valid), r"oib", r"osobni identifikacijski broj", named=True),
+    _register("LT", r"[3-6][0-9]{10}", _on(asmens.is_valid), r"asmens kod\w*", r"isikukood", named=True),
+    _register("IS", r"[0-9]{6}-?[0-9]{4}", _on(kennitala.is_valid), r"kennital\w", r"kt", named=True),
+    _register(
+        "TH",
+        r"[1-8][ -]?[0-9]{4}[ -]?[0-9]{5}[ -]?[0-9]{2}[ -]?[0-9]",
+        _on(thai.is_valid),
+        r"บัตรประชาชน",
+        r"เลขประจำตัวประชาชน",
+        r"thai id",
+        *_GENERIC,
+        named=True,
+    ),
+    _register("NZ", r"[0-9]{2,3}[ -]?[0-9]{3}[ -]?[0-9]{3}", _on(ird.is_valid), r"ird", named=True),
     _register("CZ", r"[0-9]{6}/[0-9]{3,4}", lambda value: bool(rc.is_valid(value)), "rodné číslo"),
     _register("PL", r"[0-9]{11}", _on(pesel.is_valid), r"pesel", *_GENERIC, named=True),
+    _register(
+        "AR",
+        rf"(?:20|2[3-7]|30|33)(?P<gap>{_DASH}?)[0-9]{{8}}(?P=gap)[0-9]",
+        _on(cuit.is_valid),
+        r"cui[tl]",
+        *_GENERIC,
+        named=True,
+    ),
     _register(
         "AR",
         r"[0-9]{1,2}\.?[0-9]{3}\.?[0-9]{3}",

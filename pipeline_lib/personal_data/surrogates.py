@@ -180,8 +180,11 @@ def _crypto_wallet(value: str, random: Random, faker: "Faker") -> str:
     return "1" * (len(payload) - len(payload.lstrip(b"\0"))) + digits
 
 
-def _vehicle_valid(value: str) -> bool:
-    return not set(value) & set("IOQ") and is_vin(value)
+def _vehicle(value: str, random: Random, faker: "Faker") -> str:
+    """Return a number of the same maker with a valid check digit, or for a plate one of the same form."""
+    if len(value) != 17:
+        return _redrawn(value, random)
+    return _until(lambda made: not set(made) & set("IOQ") and is_vin(made), keep=3)(value, random, faker)
 
 
 def _name(value: str, random: Random, faker: "Faker") -> str:
@@ -211,7 +214,7 @@ _MAKERS: dict[str, Callable[[str, Random, "Faker"], str]] = {
     "crypto_wallet": _crypto_wallet,
     "street_address": _street_address,
     "date_of_birth": _date_of_birth,
-    "vehicle": _until(_vehicle_valid, keep=3),
+    "vehicle": _vehicle,
     "person": _name,
     "location": _location,
     "organisation": _organisation,

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pipeline_lib import completions
 from pipeline_lib.core.errors import ConfigError, FinetuneError, ServiceError
 from pipeline_lib.core.store import Store
-from pipeline_lib.curation import completions
 from pipeline_lib.curation.augment import AugmentConfig, augment
 from pipeline_lib.curation.split import SplitConfig, split
 from pipeline_lib.curation.synthesis import FAMILY

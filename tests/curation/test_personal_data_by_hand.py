@@ -109,9 +109,15 @@ FOUND: Sequence[tuple[str, list[tuple[str, str]]]] = (
         "12 bis rue de la République, 69002 Lyon",
         [("street_address", "12 bis rue de la République, 69002 Lyon")],
     ),
-    ("Calle de Alcalá 45, 3º B, 28014 Madrid", [("street_address", "Calle de Alcalá 45")]),
+    (
+        "Calle de Alcalá 45, 3º B, 28014 Madrid",
+        [("street_address", "Calle de Alcalá 45, 3º B, 28014 Madrid")],
+    ),
     ("Via Garibaldi 8, 20121 Milano", [("street_address", "Via Garibaldi 8, 20121 Milano")]),
-    ("Flat 3, 27 Kings Road, London SW3 4RP", [("street_address", "27 Kings Road, London SW3 4RP")]),
+    (
+        "Flat 3, 27 Kings Road, London SW3 4RP",
+        [("street_address", "Flat 3, 27 Kings Road, London SW3 4RP")],
+    ),
     ("Ship to PO Box 1142", [("street_address", "PO Box 1142")]),
     ("Unit 5/12 Smith St, Fitzroy VIC 3065", [("street_address", "5/12 Smith St, Fitzroy VIC 3065")]),
     (
