@@ -135,7 +135,11 @@ def _apart(scratch: Path, attention: str, precision: str) -> dict[str, Any]:
     laid = [token for ids in sequences for token in ids]
     row = {"input_ids": laid, "labels": laid, "seq_lengths": list(PARITY_LENGTHS)}
     collate = packed_collator(0, flat=takes_flat_rows(chosen(spec)))
-    batch = {name: value.to(_device()) for name, value in collate([row]).items() if name != "labels"}
+    batch = {
+        name: value.to(_device()) if isinstance(value, torch.Tensor) else value
+        for name, value in collate([row]).items()
+        if name != "labels"
+    }
     with torch.no_grad():
         together = model(**batch, use_cache=False).logits[0].float()
         alone = [

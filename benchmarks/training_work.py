@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import time
@@ -19,6 +20,7 @@ from benchmarks.harness import root
 
 MODEL = root() / "pipeline_lib" / "bundled" / "pydocs-5m"
 BATCH = 16
+IGNORED = -100
 LONGEST = 1024
 LEARNING_RATE = 1e-4
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -95,61 +97,70 @@ def staged(scratch: str, precision: str, turn: str) -> dict[str, float]:
 
 
 def bare(scratch: str, precision: str, turn: str) -> dict[str, float]:
-    """Train by a loop of a dozen lines over batches that are ready, put together as the stage does it."""
+    """Train by a loop of a dozen lines over batches that are ready, put together as the stage does it.
+
+    In a process with the C library's settings of the stage's, with its attention, and scoring what is learnt.
+    """
+    from pipeline_lib.launch import KEEPS_MEMORY
+
+    if "GLIBC_TUNABLES" not in os.environ:
+        again = [sys.executable, "-m", "benchmarks.training_work", "bare", scratch, precision, turn]
+        os.execve(sys.executable, again, {**os.environ, "GLIBC_TUNABLES": KEEPS_MEMORY})
     import torch
     from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup, set_seed
 
+    from pipeline_lib.training.attention import BY_SEQUENCE, register
+
     set_seed(int(turn))
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).train()
+    register(BY_SEQUENCE)
+    model = AutoModelForCausalLM.from_pretrained(
+        MODEL, dtype=torch.float32, attn_implementation=BY_SEQUENCE
+    ).train()
     made = batches(Path(scratch) / "tokens", int(turn))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True)
     schedule = get_cosine_schedule_with_warmup(optimizer, len(made) // 33, len(made))
     started = time.perf_counter()
     for batch in made:
+        row = dict(batch)
+        labels = row.pop("labels")[0]
+        places = (labels[1:] != IGNORED).nonzero()[:, 0]
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(**batch, use_cache=False).loss
-        loss.backward()
+            logits = model(**row, use_cache=False, logits_to_keep=places).logits[0]
+        torch.nn.functional.cross_entropy(logits.float(), labels[places + 1]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
     seconds = time.perf_counter() - started
-    return {"tokens": sum(int(batch["attention_mask"].sum()) for batch in made), "seconds": seconds}
+    return {"tokens": sum(batch["input_ids"].numel() for batch in made), "seconds": seconds}
 
 
 def batches(tokens: Path, seed: int) -> list[dict[str, Any]]:
-    """Return padded batches of like length, by the sampler that the stage's trainer uses."""
+    """Return batches of like length, each in one row, by the sampler and the collator of the stage."""
     import pyarrow.parquet as pq
     import torch
     from transformers.trainer_pt_utils import LengthGroupedSampler
 
+    from pipeline_lib.training.packing import packed_collator
     from pipeline_lib.training.token_shards import load_tokenizer
 
     rows = pq.read_table(sorted(tokens.glob("train-*.parquet"))).to_pylist()
     lengths = [len(row["input_ids"]) for row in rows]
     order = list(LengthGroupedSampler(BATCH, lengths=lengths, generator=torch.manual_seed(seed)))
-    pad = load_tokenizer(tokens / "tokenizer").pad_token_id
+    collate = packed_collator(load_tokenizer(tokens / "tokenizer").pad_token_id, flat=True)
+    made = [_labelled(row) for row in rows]
     return [
-        _padded([rows[place] for place in order[start : start + BATCH]], pad)
+        collate([made[place] for place in order[start : start + BATCH]])
         for start in range(0, len(order), BATCH)
     ]
 
 
-def _padded(rows: list[dict[str, Any]], pad: int) -> dict[str, Any]:
-    import torch
-
-    longest = max(len(row["input_ids"]) for row in rows)
-    empty = [longest - len(row["input_ids"]) for row in rows]
-    labels = [
-        [token if learnt else -100 for token, learnt in zip(row["input_ids"], row["learn"], strict=True)]
-        for row in rows
-    ]
-    made = {
-        "input_ids": [row["input_ids"] + [pad] * none for row, none in zip(rows, empty, strict=True)],
-        "labels": [known + [-100] * none for known, none in zip(labels, empty, strict=True)],
-        "attention_mask": [[1] * (longest - none) + [0] * none for none in empty],
+def _labelled(row: dict[str, Any]) -> dict[str, Any]:
+    pairs = zip(row["input_ids"], row["learn"], strict=True)
+    return {
+        "input_ids": row["input_ids"],
+        "labels": [token if learnt else IGNORED for token, learnt in pairs],
     }
-    return {name: torch.tensor(values) for name, values in made.items()}
 
 
 TASKS = {task.__name__: task for task in (make, staged, bare)}

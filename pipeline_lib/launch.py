@@ -49,6 +49,12 @@ PARALLEL = {
 }
 """What `accelerate launch` is told for each way of sharing a model among processes."""
 
+KEEPS_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000"
+"""The C library's settings under which a child on a CPU keeps what tensors leave for the next ones.
+
+Otherwise every large tensor is fetched from the kernel page by page, zeroed, and given back, at each step.
+"""
+
 EMULATED = ("bf16", "fp16")
 EMULATION = "this CPU emulates half precision, which takes many times longer; choose precision=fp32 here"
 
@@ -159,7 +165,8 @@ def _environment(processes: int) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     threads = max(1, settings().workers // processes)
-    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(threads)}
+    memory = {} if "GLIBC_TUNABLES" in os.environ else {"GLIBC_TUNABLES": KEEPS_MEMORY}
+    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(threads), **memory}
     root = str(Path(__file__).resolve().parents[1])
     return {
         **os.environ,

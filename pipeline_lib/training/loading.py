@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import ConfigError, DataError
 from pipeline_lib.kinds import brings_code
-from pipeline_lib.training.attention import chosen
+from pipeline_lib.training.attention import chosen, register
 
 if TYPE_CHECKING:
     import torch
@@ -48,14 +48,32 @@ def load_base(spec: dict[str, Any], *, scores: bool = False) -> PreTrainedModel:
     options: dict[str, Any] = {"num_labels": 1} if scores else {}
     if config["method"] == "qlora":
         options["quantization_config"] = nf4(half)
+    own_code = brings_code(spec["base"])
+    kernel = None if own_code else chosen(spec)
+    if kernel:
+        register(kernel)
     model: PreTrainedModel = auto_class(scores=scores).from_pretrained(
         spec["base"],
         dtype=full if config["method"] == "full" else half,
-        attn_implementation=None if brings_code(spec["base"]) else chosen(spec),
-        trust_remote_code=brings_code(spec["base"]),
+        attn_implementation=kernel,
+        trust_remote_code=own_code,
         **options,
     )
+    if config["method"] == "qlora":
+        _stay_as_trained(model)
     return model
+
+
+def _stay_as_trained(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights when a CPU looks at the validation split.
+
+    Where the CPU multiplies bf16 it does so for good, and what computes with such weights passes no gradient.
+    """
+    from bitsandbytes.nn.modules import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def nf4(compute: torch.dtype) -> Any:

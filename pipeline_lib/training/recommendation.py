@@ -160,7 +160,7 @@ def _reasons(shape: ModelShape, case: Case, choice: _Choice, tried: list[_Choice
     if method != wanted:
         least = min(c.memory_gb for c in tried if c.method == wanted)
         yield f"{wanted} takes at least {least:.1f} GB of {case.memory_gb:g}: {method} instead"
-    size = f"{shape.parameters / 1e9:.1f}B parameters"
+    size = f"{shape.parameters / 1e9:.2g} B parameters"
     usual = f"{LEARNING_RATE[method]:g} is customary for {method}"
     yield f"learning rate: {usual}, scaled for {size} and the data size"
     memory = f"{choice.memory_gb:.1f} GB of {case.memory_gb:g}"

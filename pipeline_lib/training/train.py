@@ -106,7 +106,7 @@ class TrainConfig(Methods, Objectives):
     ] = Field(
         default="auto",
         description="Attention kernel, under Transformers' name; auto takes flash_attention_2 where it is "
-        "installed for packed rows on a GPU, and sdpa elsewhere.",
+        "installed for packed rows on a GPU, sdpa elsewhere, on a CPU sequence by sequence without padding.",
     )
     activation_checkpointing: bool = Field(
         default=False,
@@ -191,7 +191,7 @@ def _digest(directory: Path) -> str:
     return FileDigests(home() / "memo.json").of_all(files, directory)
 
 
-@stage(produces=Trained, version=2, outside=outside)
+@stage(produces=Trained, version=3, outside=outside)
 def train(out: Output, config: TrainConfig, tokens: Tokens, base: Model) -> None:
     """An adapter for the base model, or the model with every weight trained (full)."""
     from pipeline_lib.launch import device

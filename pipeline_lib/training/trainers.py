@@ -1,7 +1,7 @@
 """Trainers: TRL's loops, each over tokens that are already what they should be.
 
 TRL tokenizes preference data by itself; here that is done before (``preferences.py``), so the subclasses
-below take their data as they are.
+below take their data as they are. What learns from whole answers stands in ``supervised.py``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.kinds import brings_code
-from pipeline_lib.training.attention import chosen, takes_flat_rows
 from pipeline_lib.training.loading import adapter_of, check_targets, load_base
-from pipeline_lib.training.packing import packed_collator
+from pipeline_lib.training.supervised import own, sft
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,7 +47,7 @@ def trainer_of(
     )
     check_targets(spec["base"], adapter, f"train.{_block(config)}", scores=scores)
     build = {
-        "sft": _own if brings_code(spec["base"]) else _sft,
+        "sft": own if brings_code(spec["base"]) else sft,
         "dpo": _dpo,
         "kto": _kto,
         "reward": _reward,
@@ -132,7 +131,8 @@ def arguments(spec: dict[str, Any], *, has_validation: bool) -> dict[str, Any]:
         "num_train_epochs": config["epochs"],
         "max_steps": config["max_steps"] or -1,
         "per_device_train_batch_size": micro,
-        "per_device_eval_batch_size": micro * 2,
+        # As many as in training, so that a batch which fits there fits here.
+        "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
         "train_sampling_strategy": "random" if config["batching"] == "packed" else config["batching"],
         "length_column_name": "length",
@@ -184,51 +184,6 @@ def _rhythm(config: dict[str, Any], *, has_validation: bool) -> dict[str, Any]:
         "metric_for_best_model": config["metric_for_best_model"],
         "greater_is_better": not config["metric_for_best_model"].endswith("loss"),
     }
-
-
-def _sft(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
-    from trl.trainer.sft_config import SFTConfig
-    from trl.trainer.sft_trainer import SFTTrainer
-
-    _score_what_is_learnt()
-    as_they_are = {"skip_prepare_dataset": True}
-    ready: dict[str, Any] = {"dataset_kwargs": as_they_are, "max_length": None, "packing": False}
-    offload: dict[str, Any] = {"activation_offloading": spec["config"]["activation_offloading"]}
-    if spec["config"]["batching"] == "packed":
-        pad = common["processing_class"].pad_token_id
-        common = {**common, "data_collator": packed_collator(pad, flat=takes_flat_rows(chosen(spec)))}
-    return SFTTrainer(args=SFTConfig(**args, **ready, **offload), **common)
-
-
-def _score_what_is_learnt() -> None:
-    """Have TRL compute logits of learnt tokens alone on a CPU too: a fifth of a small model's step.
-
-    TRL does so where it has Triton, and elsewhere scores all positions, lest tensors change their shapes, for
-    which other devices compile anew. A CPU compiles nothing.
-    """
-    from trl.trainer import utils
-
-    triton = utils._use_triton  # type: ignore[attr-defined]
-    utils._use_triton = lambda device: device.type == "cpu" or triton(device)  # type: ignore[attr-defined]
-
-
-def _own(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
-    """The plain loop for a model that brings its own code: TRL would put another loss in place of its own."""
-    from peft import get_peft_model
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
-
-    if spec["config"]["batching"] == "packed":
-        raise ConfigError(
-            "train.batching packed is not for a model that brings its own code: nothing says that it keeps "
-            "sequences apart; take group_by_length"
-        )
-    model, adapter = common["model"], common.pop("peft_config")
-    if adapter is not None:
-        if spec["config"]["activation_checkpointing"]:
-            model.enable_input_require_grads()
-        model = get_peft_model(model, adapter)
-    pad = DataCollatorForSeq2Seq(common["processing_class"])
-    return Trainer(args=TrainingArguments(**args), data_collator=pad, **{**common, "model": model})
 
 
 def _dpo(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline_lib.core.errors import ConfigError
-from pipeline_lib.training.attention import check_attention, chosen
+from pipeline_lib.training.attention import BY_SEQUENCE, check_attention, chosen
 from pipeline_lib.training.train import TrainConfig
 
 
@@ -37,8 +39,9 @@ def test_a_kernel_that_is_not_there_is_named_with_the_way_out(
 
 
 def test_a_varlen_kernel_wants_half_precision_and_is_taken_for_packed_rows_on_a_gpu(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     flash = config(attn_implementation="flash_attention_2", precision="fp32")
     with pytest.raises(ConfigError, match=r"no fp32; set train\.precision=bf16"):
@@ -46,12 +49,33 @@ def test_a_varlen_kernel_wants_half_precision_and_is_taken_for_packed_rows_on_a_
     packed = {"batching": "packed", "precision": "bf16"}
     for values, device, expected in (
         (packed, "cuda", "flash_attention_2"),
-        (packed, "cpu", "sdpa"),
+        (packed, "cpu", BY_SEQUENCE),
+        ({**packed, "attn_implementation": "sdpa"}, "cpu", "sdpa"),
         ({**packed, "precision": "fp32"}, "cuda", "sdpa"),
         ({"precision": "bf16"}, "cuda", "sdpa"),
     ):
-        spec = {"config": config(**values).model_dump(mode="json"), "device": device}
+        spec = {"config": config(**values).model_dump(mode="json"), "device": device, "base": str(tmp_path)}
         assert chosen(spec) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "kernel"),
+    [
+        ({"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False}, BY_SEQUENCE),
+        ({"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": True}, "sdpa"),
+        ({"model_type": "mistral", "sliding_window": 4096}, "sdpa"),
+        ({"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]}, "sdpa"),
+        ({"model_type": "mamba2"}, "sdpa"),
+    ],
+)
+def test_a_cpu_takes_sequence_by_sequence_where_tokens_mix_by_whole_attention_alone(
+    model: dict[str, Any], kernel: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    spec = {"device": "cpu", "base": str(tmp_path)}
+    assert chosen({**spec, "config": config().model_dump(mode="json")}) == kernel
+    for values in ({"method": "prefix_tuning"}, {"objective": "dpo"}):
+        assert chosen({**spec, "config": config(**values).model_dump(mode="json")}) == "sdpa"
 
 
 def test_what_every_machine_has_passes() -> None:

@@ -107,6 +107,9 @@ def test_the_loss_is_the_models_own(where: Place) -> None:
     with torch.no_grad():
         expected = model(ids, attention_mask=attention, labels=labels).loss.item()
     assert run.losses[0] == pytest.approx(expected, abs=1e-4)
+    # Passes of six sequences: as many tokens each but for a few, and no multiple of the loss.
+    passes = {"batch_size": 6, "gradient_accumulation_steps": 4, "max_steps": 1, "batching": "random"}
+    assert train_here(where, "passes", **passes).losses[0] == pytest.approx(expected, rel=0.05)
 
 
 def test_the_merged_model_is_loaded_with_its_code_wherever_it_is_used(where: Place) -> None:

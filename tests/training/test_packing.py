@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline_lib.training.attention import takes_flat_rows
+from pipeline_lib.training.attention import BY_ATTENTION_ALONE, BY_SEQUENCE, register, takes_flat_rows
 from pipeline_lib.training.packing import IGNORED, PackedCollator, pack, packed, packed_collator
 from pipeline_lib.training.train import TrainConfig
 from tests.training import tiny_training as tiny
@@ -128,6 +128,60 @@ def test_a_packed_training_has_the_loss_of_an_unpacked_one(tmp_path: Path) -> No
     assert two.stats["tokens"] == one.stats["tokens"]
     assert two.stats["eval_loss"] == pytest.approx(one.stats["eval_loss"], abs=1e-5)
     assert 0 < two.stats["model_flop_utilisation"] < 1
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "phi3": {"pad_token_id": 0},
+    "gemma": {"head_dim": 16},
+    "olmo2": {},
+    "smollm3": {"pad_token_id": 0},
+    "granite": {},
+}
+
+
+@pytest.mark.parametrize("kind", BY_ATTENTION_ALONE)
+def test_each_sequence_of_a_flat_row_attends_to_itself_alone(kind: str) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = AutoConfig.for_model(
+        kind,
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        **MODELS[kind],
+    )
+    register(BY_SEQUENCE)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(shape, attn_implementation=BY_SEQUENCE).eval()
+    lengths = [9, 5, 14, 3]
+    data = sequences(lengths)
+    batch = packed_collator(0, flat=True)(data.select_columns(["input_ids", "labels"]).to_list())
+    with torch.no_grad():
+        row = model(**{name: batch[name] for name in batch if name != "labels"}, use_cache=False)
+        model.set_attn_implementation("eager")
+        for part, ids in zip(row.logits[0].split(lengths), data["input_ids"], strict=True):
+            alone = model(torch.tensor([ids]), use_cache=False).logits[0]
+            torch.testing.assert_close(part, alone, atol=1e-5, rtol=0)
+
+
+@tiny.LIBRARIES_WARN
+def test_a_training_over_flat_rows_has_the_figures_of_a_padded_one(tmp_path: Path) -> None:
+    where = tiny.place(tmp_path)
+    flat = tiny.train_here(where, "flat", batching="random", eval_steps=1)
+    padded = tiny.train_here(where, "padded", batching="random", eval_steps=1, attn_implementation="sdpa")
+    assert flat.losses == pytest.approx(padded.losses, abs=1e-4)
+    for name in ("eval_loss", "mean_token_accuracy", "grad_norm"):
+        ours, theirs = ([point[name] for point in run.history if name in point] for run in (flat, padded))
+        assert ours == pytest.approx(theirs, abs=1e-3)
+        assert ours
 
 
 def test_packing_is_refused_where_rows_of_several_sequences_mean_nothing() -> None:
