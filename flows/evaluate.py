@@ -37,17 +37,17 @@ def evaluate(config: PipelineConfig, dataset: Dataset, training: Training) -> Ju
     """The tuned model must beat the one it came from, not lose to the champion, and keep what it knew."""
     assert config.evaluate, "the pipeline ends before this where nothing is to be measured"
     assert training.model, "the pipeline ends before this where nothing was merged"
-    base = evaluate_base(config.evaluate, dataset, training.base)
-    tuned = evaluate_model(config.evaluate, dataset, training.model)
+    base = evaluate_base(config.evaluate.of("base"), dataset, training.base)
+    tuned = evaluate_model(config.evaluate.of("model"), dataset, training.model)
     rival = _champion(config, training.model)
-    champion = evaluate_champion(config.evaluate, dataset, rival) if rival else None
+    champion = evaluate_champion(config.evaluate.of("champion"), dataset, rival) if rival else None
     audit = audit_model(config.audit, dataset, training.model, tuned) if config.audit else None
     ratings = ask_people(config.human, base, tuned) if config.human else None
     before, after = None, None
     if config.general:
         general = format_general(config.format, ingest_general(config.general))
-        before = evaluate_general_base(config.evaluate, general, training.base)
-        after = evaluate_general(config.evaluate, general, training.model)
+        before = evaluate_general_base(config.evaluate.of("base"), general, training.base)
+        after = evaluate_general(config.evaluate.of("model"), general, training.model)
     verdict = gate(config.gate, base, tuned, audit, before, after, champion)
     return Judgement(base, tuned, champion, audit, ratings, verdict)
 

@@ -40,7 +40,7 @@ def reevaluation(champion: Model) -> Flow[[PipelineConfig], None]:
     def reevaluation(config: PipelineConfig) -> None:
         """Fresh data, and the champion's scores on them."""
         assert config.evaluate
-        evaluate(config.evaluate, curate(config)[-1], champion)
+        evaluate(config.evaluate.of("champion"), curate(config)[-1], champion)
 
     return reevaluation
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline_lib.core.errors import ConfigError
 
 Engine = Literal["local", "ray"]
 
@@ -54,6 +57,14 @@ class Settings(BaseSettings):
     endpoint_key: SecretStr | None = Field(
         default=None, description="The endpoint's key, sent as a bearer token."
     )
+    evaluate_endpoint_url: str | None = Field(
+        default=None,
+        description="OpenAI-compatible endpoint that serves the models `evaluate.endpoint` names; none is "
+        "endpoint_url.",
+    )
+    evaluate_endpoint_key: SecretStr | None = Field(
+        default=None, description="The key of evaluate_endpoint_url, sent as a bearer token."
+    )
     endpoint_parallel: int = Field(default=8, ge=1, description="Requests that are under way at a time.")
     endpoint_requests_per_minute: float | None = Field(
         default=None, gt=0, description="Requests that begin in a minute at most; none sets no limit."
@@ -76,8 +87,18 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Return this process's settings, read once."""
-    return Settings()
+    """Return this process's settings, read once; ConfigError where a variable cannot be what it is set to."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigError("\n".join(map(_explain, error.errors()))) from None
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    name = str(error["loc"][0])
+    variable = name if name.isupper() else f"FINETUNE_{name.upper()}"
+    message = str(error["msg"])
+    return f"{variable}: {message[0].lower() + message[1:]} (given: {str(error['input'])[:80]!r})"
 
 
 def home() -> Path:

@@ -84,10 +84,10 @@ class AugmentConfig(StageConfig):
 def augment(out: Output, config: AugmentConfig, conversations: Dataset) -> None:
     """Keep every conversation, and after them what a model wrote; a reply that is none is dropped."""
     from pipeline_lib import records
-    from pipeline_lib.curation.completions import Endpoint
+    from pipeline_lib.completions import Endpoint, for_augment
     from pipeline_lib.curation.synthesis import families, orders, request, seeds_of, synthetic
 
-    endpoint = Endpoint(home() / "replies")
+    endpoint = Endpoint(for_augment(), home() / "replies")
     seeds = seeds_of(out, config, conversations)
     wanted = orders(config, seeds)
     with records.DatasetWriter(out.path) as writer:

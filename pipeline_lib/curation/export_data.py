@@ -64,7 +64,7 @@ class Written:
 
     def lines(self) -> Iterator[str]:
         """Yield the account, one line for each file and one for what was left out."""
-        yield from (f"{path}  {count:,} conversations" for path, count in self.files.items())
+        yield from (f"{count:>9,} conversations  {path}" for path, count in self.files.items())
         yield from (f"{self.part}: left out {n:,} ({why})" for why, n in sorted(self.left_out.items()))
 
 

@@ -8,6 +8,7 @@ module imports nothing heavy; ``hub`` knows the hub, ``readers`` open the files.
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import re
 import sys
@@ -208,7 +209,7 @@ def _remote_files(url: str) -> list[File]:
                 name for name in system.find(path) if _is_data(PurePosixPath(name).relative_to(path))
             )
         infos = [system.info(name) for name in names]
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # file systems raise what the libraries below them raise
         raise DataError(
             f"{url}: cannot be reached ({error}); check the address, the network and the credentials"
         ) from error
@@ -221,7 +222,8 @@ def _remote_file(system: Any, info: dict[str, Any], root: str) -> File:
     name, size = str(info["name"]), int(info.get("size") or 0)
     inside = name.removeprefix(root).lstrip("/") or name.rsplit("/", 1)[-1]
     mark = next((f"{key}={info[key]} {size}" for key in _ETAGS if info.get(key)), "")
-    return File(name=inside, open=lambda: system.open(name, "rb"), bytes=size, mark=mark)
+    # fsspec's own files read no line up to a length, which a line without an end asks for.
+    return File(name=inside, open=lambda: io.BufferedReader(system.open(name, "rb")), bytes=size, mark=mark)
 
 
 def _hashed(file: File) -> str:

@@ -21,8 +21,8 @@ from pipeline_lib.kinds import Dataset
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline_lib.completions import Reply
     from pipeline_lib.curation.augment import AugmentConfig, Sort
-    from pipeline_lib.curation.completions import Reply
 
 SOURCE = "synthetic"
 FAMILY = "synthetic_family"

@@ -24,7 +24,25 @@ from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import Dataset, Evaluation, Model
 from pipeline_lib.settings import home
 
+ServedRole = Literal["model", "base", "champion"]
 IN_STATS = ("perplexity", "rougeL", "bleu", "chrf", "exact_match", "stopped")
+
+
+class EndpointConfig(StageConfig):
+    """Under which names an OpenAI-compatible endpoint serves the models; who has none answers here."""
+
+    model: str | None = Field(
+        default=None, description="Name of the tuned model, as the endpoint knows it; none answers here."
+    )
+    base: str | None = Field(default=None, description="Name of the base model; none answers here.")
+    champion: str | None = Field(default=None, description="Name of the champion; none answers here.")
+    agreement: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Share of the tokens of its answers that the model here would have said itself, at least "
+        "(where the temperature is 0): under it the endpoint serves other weights. Less where it quantizes.",
+    )
 
 
 class EvaluateConfig(StageConfig):
@@ -59,6 +77,22 @@ class EvaluateConfig(StageConfig):
         description="What the scores are also broken down by: source, length (of the reference), and keys of "
         "the metadata.",
     )
+    endpoint: EndpointConfig | None = Field(
+        default=None,
+        description="Models that an endpoint (FINETUNE_EVALUATE_ENDPOINT_URL) answers for, such as vLLM; "
+        "likelihoods are measured here all the same. None answers here.",
+    )
+    suites: tuple[str, ...] = Field(
+        default=(),
+        description="Tasks or groups of lm-eval (extra `suites`) that are run as well, such as arc_easy.",
+    )
+    suites_path: Path | None = Field(
+        default=None,
+        description="Folder of further task files (YAML) for lm-eval; relative paths in them start here.",
+    )
+    suites_limit: int | None = Field(
+        default=None, ge=1, description="Questions of each suite at most; none asks all."
+    )
     reward_model: Path | None = Field(
         default=None,
         description="Directory of a reward model (conf/reward.yaml makes one) that scores every answer; its "
@@ -66,23 +100,47 @@ class EvaluateConfig(StageConfig):
     )
     seed: int = Field(default=42, ge=0, description="Seed of the sampling, where the temperature is not 0.")
 
-
-def reward_model_digest(config: EvaluateConfig) -> dict[str, str]:
-    """Return the digest of the reward model's files; DataError where there is none."""
-    if config.reward_model is None:
-        return {}
-    directory = config.reward_model.expanduser()
-    if not (directory / "config.json").exists():
-        raise DataError(f"evaluate.reward_model: {directory} holds no model; name a reward model's directory")
-    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != MANIFEST)
-    return {"reward_model": FileDigests(home() / "memo.json").of_all(files, directory)}
+    def of(self, role: ServedRole) -> EvaluateConfig:
+        """Return how one of a run's models is measured: of the names at the endpoint it has its own alone."""
+        name = getattr(self.endpoint, role) if self.endpoint else None
+        alone = (
+            EndpointConfig(model=name, agreement=self.endpoint.agreement) if self.endpoint and name else None
+        )
+        return self.model_copy(update={"endpoint": alone})
 
 
-@stage(produces=Evaluation, version=3, outside=reward_model_digest)
+def read_outside(config: EvaluateConfig) -> dict[str, str]:
+    """Return the digests of the reward model's and the own suites' files; DataError where there are none."""
+    digests = {}
+    if config.reward_model is not None:
+        directory = config.reward_model.expanduser()
+        if not (directory / "config.json").exists():
+            raise DataError(
+                f"evaluate.reward_model: {directory} holds no model; name a reward model's directory"
+            )
+        files = [path for path in directory.iterdir() if path.is_file() and path.name != MANIFEST]
+        digests["reward_model"] = _digest(directory, files)
+    if config.suites_path is not None:
+        directory = config.suites_path.expanduser()
+        files = [path for path in directory.rglob("*") if path.is_file()]
+        if not any(path.suffix == ".yaml" for path in files):
+            raise DataError(f"evaluate.suites_path: {directory} holds no task file (.yaml) for lm-eval")
+        digests["suites"] = _digest(directory, files)
+    return digests
+
+
+def _digest(directory: Path, files: list[Path]) -> str:
+    return FileDigests(home() / "memo.json").of_all(sorted(files), directory)
+
+
+@stage(produces=Evaluation, version=3, outside=read_outside)
 def evaluate(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model) -> None:
     """Answers, likelihoods and scores of the model on the test split, or why a row was not measured."""
     from pipeline_lib.evaluation import tables
+    from pipeline_lib.evaluation.suites import require_lm_eval
 
+    if config.suites:
+        require_lm_eval()
     test = tables.read_test(dataset)
     if not test.num_rows:
         raise DataError("evaluate: the test split is empty; raise split.test or add data")
@@ -95,14 +153,19 @@ def evaluate(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model
             f"evaluate: none of {test.num_rows} test conversations can be measured ({reasons}); "
             "look at the test split, or take a model with more positions"
         )
-    scores = tables.scores(answers)
+    suites = parts[0]["suites"]
+    scores = {**tables.scores(answers), **suites.get("scores", {})}
     table = {
         "count": answers.num_rows,
         "answered": tables.answered(answers),
         "scores": scores,
-        "signatures": tables.signatures(),
+        "signatures": {
+            **tables.signatures(),
+            **({"suites": f"lm_eval:{suites['lm_eval']}"} if suites else {}),
+        },
         "excluded": reasons,
         "slices": tables.slices(answers, config.slices),
+        **({"endpoint": parts[0]["endpoint"]} if parts[0]["endpoint"] else {}),
     }
     _write_json(out.path / "scores.json", table)
     _write_json(out.path / "logs" / "speed.json", [part["speed"] for part in parts])
@@ -126,6 +189,7 @@ def _measure(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model
     part = measured_part(dataset)
     spec = {
         "config": config.model_dump(mode="json"),
+        "replies": str((home() / "replies" / model.digest[:16]).resolve()),
         "shards": [str(shard) for shard in dataset.shards(part)],
         "model": str(model.path),
         "work": str(out.work),

@@ -18,7 +18,7 @@ from pipeline_lib.likelihood import ALL, Share, packed
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH_ROWS = 128
 BATCH_TOKENS = 32_768
@@ -52,6 +52,27 @@ class Answer:
     def tokens(self) -> int:
         """Tokens that were generated, the stop token among them."""
         return len(self.ids) + self.stopped
+
+
+@dataclass(frozen=True)
+class Said:
+    """A question's answer as text."""
+
+    row: int
+    text: str
+    stopped: bool
+    """Whether the model ended it by itself."""
+    tokens: int
+    """Tokens that were generated, the stop token among them."""
+
+
+def read_out(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Answer]) -> list[Said]:
+    """Return the answers as text, without special tokens."""
+    texts = tokenizer.batch_decode([answer.ids for answer in answers], skip_special_tokens=True)
+    return [
+        Said(answer.row, text, answer.stopped, answer.tokens)
+        for answer, text in zip(answers, texts, strict=True)
+    ]
 
 
 def generate_answers(

@@ -45,7 +45,10 @@ def load(
     try:
         trusted = brings_code(path)
         model = kind.from_pretrained(
-            path, dtype=named[spec["config"]["precision"]], trust_remote_code=trusted
+            path,
+            dtype=named[spec["config"]["precision"]],
+            trust_remote_code=trusted,
+            use_safetensors=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trusted, **tokenizer_settings)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:

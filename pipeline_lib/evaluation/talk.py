@@ -163,7 +163,9 @@ def load(path: Path) -> Talker:
     try:
         trusted = brings_code(path)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trusted)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=trusted)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, trust_remote_code=trusted, use_safetensors=True
+        )
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: holds no model that loads ({str(error).splitlines()[0][:160]}); "
@@ -184,6 +186,8 @@ def load_adapters(base: Path, adapters: Mapping[str, Path]) -> dict[str, Talker]
     tokenizers = {}
     alone = load(base)
     for name, path in adapters.items():
+        if not (path / "adapter_model.safetensors").exists():
+            raise DataError(f"{path}: holds no adapter as safetensors, and nothing else is loaded")
         try:
             tokenizers[name] = AutoTokenizer.from_pretrained(path)
             with warnings.catch_warnings():

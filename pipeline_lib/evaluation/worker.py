@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline_lib.evaluation.generate import Answer, Decoding, first_token, generate_answers
+from pipeline_lib.evaluation.generate import Decoding, Said, first_token, generate_answers, read_out
 from pipeline_lib.evaluation.judge import rewards
 from pipeline_lib.evaluation.loading import load_model, positions_of
 from pipeline_lib.evaluation.questions import (
@@ -23,13 +23,15 @@ from pipeline_lib.evaluation.questions import (
     chosen,
     read_questions,
 )
+from pipeline_lib.evaluation.served import agreement, served_answers
+from pipeline_lib.evaluation.suites import run_suites
 from pipeline_lib.launch import child_main
 from pipeline_lib.likelihood import Likelihood, Share, negative_log_likelihoods
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-T = TypeVar("T", Likelihood, Answer)
+T = TypeVar("T", Likelihood, Said)
 
 
 def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
@@ -54,14 +56,27 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     likelihoods = clock.watch("score", negative_log_likelihoods(model, questions, pad, share))
     rejected = _rejected(spec, tokenizer, positions, questions)
     others = clock.watch("score_rejected", negative_log_likelihoods(model, rejected, pad, share))
-    answers = clock.watch("generate", generate_answers(model, asked, decoding, positions, share))
-    rows = _rows(tokenizer, likelihoods, others, answers)
+    served = config["endpoint"]
+    if served:
+        # One process asks: the endpoint batches by itself, and its pace is one for all.
+        mine = asked if share.first == 0 else []
+        said = clock.watch("generate", served_answers(spec, tokenizer, mine, decoding, positions))
+    else:
+        generated = generate_answers(model, asked, decoding, positions, share)
+        said = clock.watch("generate", (read_out(tokenizer, batch) for batch in generated))
+    rows = _rows(likelihoods, others, said)
     if config["reward_model"]:
         _add_rewards(spec, rows)
-    part = {"rows": rows, "speed": clock.speed(), "excluded": [], "cut": 0}
+    part = {"rows": rows, "speed": clock.speed(), "excluded": [], "cut": 0, "endpoint": None, "suites": {}}
+    if share.first == 0 and served:
+        part["endpoint"] = {"model": served["model"], **agreement(spec, model, tokenizer, asked, said)}
+    elif share.first == 0:
+        part["speed"] = clock.speed() | {"first_token": first_token(model, asked, decoding)}
+    if share.first == 0 and config["suites"]:
+        tell(note="suites of lm-eval")
+        part["suites"] = run_suites(config, model, tokenizer)
     if share.first == 0:
         part |= {
-            "speed": clock.speed() | {"first_token": first_token(model, asked, decoding)},
             "excluded": [vars(item) for item in excluded],
             "cut": sum(question.cut for question in questions),
         }
@@ -102,20 +117,16 @@ def _add_rewards(spec: dict[str, Any], rows: list[dict[str, Any]]) -> None:
 
 
 def _rows(
-    tokenizer: PreTrainedTokenizerBase,
-    likelihoods: Sequence[Likelihood],
-    rejected: Sequence[Likelihood],
-    answers: Sequence[Answer],
+    likelihoods: Sequence[Likelihood], rejected: Sequence[Likelihood], answers: Sequence[Said]
 ) -> list[dict[str, Any]]:
     rows: dict[int, dict[str, Any]] = {}
     for item in likelihoods:
         rows[item.row] = {"row": item.row, "nll": item.nll, "tokens": item.tokens}
     for item in rejected:
         rows[item.row] = {**rows.get(item.row, {"row": item.row}), "rejected_nll": item.nll}
-    texts = tokenizer.batch_decode([answer.ids for answer in answers], skip_special_tokens=True)
-    for answer, text in zip(answers, texts, strict=True):
-        said = {"row": answer.row, "answer": text, "stopped": answer.stopped, "answer_tokens": answer.tokens}
-        rows[answer.row] = {**rows.get(answer.row, {}), **said}
+    for said in answers:
+        found = {"answer": said.text, "stopped": said.stopped, "answer_tokens": said.tokens}
+        rows[said.row] = {**rows.get(said.row, {"row": said.row}), **found}
     return [rows[row] for row in sorted(rows)]
 
 

@@ -1,4 +1,4 @@
-"""Sample answers: the same prompts answered by the base and the tuned model, side by side.
+"""Sample answers: the same prompts answered by base, tuned model and any champion, side by side.
 
 The samples are spread evenly over the test split in the order of the tuned model's loss on the reference,
 from the one that it finds likeliest to the one that it finds unlikeliest: neither picked nor by chance.
@@ -18,7 +18,7 @@ SAMPLES = 12
 
 @dataclass(frozen=True)
 class SampleAnswer:
-    """One prompt of the test split with its reference and both models' answers."""
+    """One prompt of the test split with its reference and the models' answers."""
 
     id: str
     source: str
@@ -26,17 +26,21 @@ class SampleAnswer:
     reference: str
     base: str | None
     tuned: str
+    champion: str | None
+    """None without a champion, or where it was not asked."""
     stopped: bool
     loss: float | None
     """The tuned model's mean negative log-likelihood (nats per token) of the reference."""
 
 
-def sample_answers(tuned: Evaluation, base: Evaluation | None, count: int = SAMPLES) -> list[SampleAnswer]:
+def sample_answers(
+    tuned: Evaluation, base: Evaluation | None, count: int = SAMPLES, champion: Evaluation | None = None
+) -> list[SampleAnswer]:
     """Return up to ``count`` answers, best to worst by the tuned model's loss on the reference."""
     answered = [row for row in _read(tuned) if row["answer"] is not None]
     rows = sorted(answered, key=lambda row: (_loss(row), row["id"]))
     chosen = [rows[i] for i in spread(len(rows), count)]
-    others = {row["id"]: row["answer"] for row in _read(base)} if base else {}
+    others, champions = _answers(base), _answers(champion)
     return [
         SampleAnswer(
             id=row["id"],
@@ -45,11 +49,16 @@ def sample_answers(tuned: Evaluation, base: Evaluation | None, count: int = SAMP
             reference=row["reference"] or "",
             base=others.get(row["id"]),
             tuned=row["answer"] or "",
+            champion=champions.get(row["id"]),
             stopped=bool(row["stopped"]),
             loss=_loss(row) if math.isfinite(_loss(row)) else None,
         )
         for row in chosen
     ]
+
+
+def _answers(evaluation: Evaluation | None) -> dict[str, str | None]:
+    return {row["id"]: row["answer"] for row in _read(evaluation, ["id", "answer"])} if evaluation else {}
 
 
 def spread(length: int, count: int) -> list[int]:

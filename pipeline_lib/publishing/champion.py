@@ -12,6 +12,7 @@ not answer, what it said last counts.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,9 +67,10 @@ def remember(client: MlflowClient, name: str) -> list[VersionRow]:
     rows, database = versions_of(client, name), database_of(tracking_uri())
     said = {"state": _state(database) if database else None, "versions": [asdict(row) for row in rows]}
     memo, fresh = home() / MEMO, home() / f"{MEMO}.new"
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    fresh.write_text(json.dumps({**_memo(), _key(name): said}), encoding="utf-8")
-    fresh.replace(memo)
+    with suppress(OSError):  # a memo that cannot be kept costs a question, nothing else
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(json.dumps({**_memo(), _key(name): said}), encoding="utf-8")
+        fresh.replace(memo)
     return rows
 
 

@@ -27,7 +27,7 @@ def metrics(contents: RunContents, ancestors: Sequence[Ancestor]) -> list[Metric
     """Return all figures of a run and its curves; what is not finite is left out."""
     figures = dict(_costs(ancestors))
     for role, evaluation in contents.evaluations.items():
-        figures |= dict(scores(evaluation, f"{role}."))
+        figures |= dict(scores(evaluation, f"{role}.")) | dict(speed(evaluation, f"{role}."))
     if contents.verdict:
         figures |= dict(_differences(contents.verdict))
     if contents.audit:
@@ -49,6 +49,20 @@ def scores(evaluation: Evaluation, prefix: str = "") -> Iterator[tuple[str, floa
         for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
             if score.get(part) is not None:
                 yield f"{prefix}{metric}{suffix}", float(score[part])
+
+
+def speed(evaluation: Evaluation, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield tokens per second of each phase, over all processes, and how long a prompt waits for a token.
+
+    Nothing where the evaluation's store kept no ``logs/speed.json``.
+    """
+    path = evaluation.path / "logs" / "speed.json"
+    processes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    for phase in sorted({phase for process in processes for phase in process}):
+        for key in ("tokens_per_second", "median_ms", "p95_ms"):
+            found = [process[phase][key] for process in processes if key in process.get(phase, {})]
+            if found:
+                yield f"{prefix}speed.{phase}_{key}", float(sum(found))
 
 
 def _differences(verdict: Verdict) -> Iterator[tuple[str, float]]:

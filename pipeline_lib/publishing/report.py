@@ -19,6 +19,8 @@ from pipeline_lib.kinds import Audit, Dataset, Evaluation, Ratings, Report, Toke
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+    from pipeline_lib.publishing.scores import ScoreRow
+
 NO_FIGURES = dict.fromkeys(("metric", "value", "low", "high", "threshold", "reason"))
 VOLATILE = ("seconds", "tokens_per_second", "peak_memory_mb")
 
@@ -30,7 +32,7 @@ class ReportConfig(StageConfig):
     answers: int = Field(default=12, ge=0, le=200, description="Number of sample answers shown side by side.")
 
 
-@stage(produces=Report, version=4)
+@stage(produces=Report, version=5)
 def report(
     out: Output,
     config: ReportConfig,
@@ -59,7 +61,7 @@ def report(
         "open": read["open"],
         "rules": [NO_FIGURES | rule for rule in read["rules"]],
         "scores": score_rows(base_evaluation.scores(), scores, read.get("comparison", {})),
-        "champion": score_rows(champion.scores(), scores, read.get("champion", {})) if champion else [],
+        "champion": {row.metric: row for row in _against(champion, scores, read)},
         "slices": slice_rows(read.get("slices", {})),
         "general": general_rows(read.get("general", {})),
         "audit": audit_rows(audit.read()) if audit else [],
@@ -71,10 +73,14 @@ def report(
         "funnel": funnel(counts(curation, tokens)),
         "training": training_facts(training),
         "curves": _curves(training),
-        "lengths": _lengths(tokens, base_evaluation, evaluation),
-        "answers": sample_answers(evaluation, base_evaluation, config.answers),
+        "lengths": _lengths(tokens, base_evaluation, evaluation, champion),
+        "answers": sample_answers(evaluation, base_evaluation, config.answers, champion),
         "lineage": lineage(
-            (*curation, tokens, training, base_evaluation, evaluation, *([audit] if audit else []), verdict),
+            (
+                *(*curation, tokens, training, base_evaluation, evaluation),
+                *(one for one in (champion, audit) if one),
+                verdict,
+            ),
             evaluation,
         ),
     }
@@ -82,6 +88,14 @@ def report(
         text = environment("pipeline_lib.publishing").get_template(f"{name}.j2").render(page)
         (out.path / name).write_text(text, encoding="utf-8", errors="replace")
     out.stats = {"open": read["open"], "answers": len(page["answers"])}
+
+
+def _against(
+    champion: Evaluation | None, scores: Mapping[str, Any], verdict: Mapping[str, Any]
+) -> list[ScoreRow]:
+    from pipeline_lib.publishing.scores import score_rows
+
+    return score_rows(champion.scores(), scores, verdict.get("champion", {})) if champion else []
 
 
 def counts(curation: Sequence[Dataset], tokens: Tokens) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -121,7 +135,9 @@ def _curves(training: Trained) -> list[Markup]:
     return [figure for figure in drawn if figure]
 
 
-def _lengths(tokens: Tokens, base: Evaluation, tuned: Evaluation) -> list[Markup]:
+def _lengths(
+    tokens: Tokens, base: Evaluation, tuned: Evaluation, champion: Evaluation | None
+) -> list[Markup]:
     from pipeline_lib.pages.charts import histogram
     from pipeline_lib.publishing.answers import answer_lengths
 
@@ -129,6 +145,7 @@ def _lengths(tokens: Tokens, base: Evaluation, tuned: Evaluation) -> list[Markup
         ("reference", answer_lengths(tuned, "reference")),
         ("base", answer_lengths(base, "answer")),
         ("tuned", answer_lengths(tuned, "answer")),
+        *([("champion", answer_lengths(champion, "answer"))] if champion else []),
     ]
     drawn = [
         histogram(
@@ -142,13 +159,13 @@ def _lengths(tokens: Tokens, base: Evaluation, tuned: Evaluation) -> list[Markup
 
 
 def token_lengths(tokens: Tokens, part: str) -> list[int]:
-    """Return the number of tokens of every sequence in one part."""
+    """Return the number of tokens in every row of one part, of a preference its prompt and both answers."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     lengths: list[int] = []
     for shard in tokens.shards(part):
-        lengths += pc.list_value_length(
-            pq.read_table(shard, columns=["input_ids"]).column("input_ids")
-        ).to_pylist()
+        table = pq.read_table(shard)
+        columns = [pc.list_value_length(table[name]) for name in table.column_names if name.endswith("_ids")]
+        lengths += map(sum, zip(*(column.to_pylist() for column in columns), strict=True))
     return lengths

@@ -108,7 +108,7 @@ def _row(
     return ScoreRow(
         metric=metric,
         title=TITLES.get(metric, metric),
-        direction="" if metric in NEUTRAL else "lower" if metric in LOWER_IS_BETTER else "higher",
+        direction=_direction(metric, tuned),
         base=figure(base.get("value")),
         base_interval=interval(base),
         tuned=figure(tuned.get("value")),
@@ -118,6 +118,13 @@ def _row(
         p_value=p_value(difference.get("p_value")),
         outcome=_outcome(metric, difference),
     )
+
+
+def _direction(metric: str, score: Mapping[str, Any]) -> str:
+    """Return which way is better; suites of lm-eval say so themselves."""
+    if metric in NEUTRAL:
+        return ""
+    return "higher" if score.get("higher_is_better", metric not in LOWER_IS_BETTER) else "lower"
 
 
 def _outcome(metric: str, difference: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from pipeline_lib.core.provenance import git_commit, shown_at
 from pipeline_lib.kinds import Audit, Dataset, Evaluation, Profile, Report, Trained, Verdict
 from pipeline_lib.publishing.answers import sample_answers
 from pipeline_lib.publishing.connection import artifact_location
-from pipeline_lib.publishing.figures import metrics, scores, taken
+from pipeline_lib.publishing.figures import metrics, scores, speed, taken
 from pipeline_lib.publishing.lineage import Ancestor, lineage
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def log_run(
         client.log_inputs(run_id, inputs)
     _log_files(client, run_id, contents)
     if "tuned" in contents.evaluations:
-        _log_answers(client, run_id, contents.evaluations["tuned"], contents.evaluations.get("base"))
+        _log_answers(client, run_id, contents.evaluations)
     for role, evaluation in contents.evaluations.items():
         _log_measured(client, run_id, run.info.experiment_id, role, evaluation, contents.datasets)
     return run_id
@@ -124,7 +124,7 @@ def _log_measured(
     }
     run_id: str = client.create_run(experiment).info.run_id
     params = [Param(key, value[:PARAM_LENGTH]) for key, value in flatten(manifest.config, "evaluate")]
-    figures = taken((key, value, 0) for key, value in scores(evaluation))
+    figures = taken((key, value, 0) for key, value in (*scores(evaluation), *speed(evaluation)))
     _log_batches(client, run_id, figures, params, [RunTag(key, value) for key, value in tags.items()])
     if inputs := _data_inputs(datasets, ("test",)):
         client.log_inputs(run_id, inputs)
@@ -263,14 +263,11 @@ def _log_files(client: MlflowClient, run_id: str, contents: RunContents) -> None
             client.log_artifact(run_id, str(artifact.file(name)))
 
 
-def _log_answers(client: MlflowClient, run_id: str, tuned: Evaluation, base: Evaluation | None) -> None:
-    samples = sample_answers(tuned, base)
-    columns = {
-        "prompt": [s.prompt for s in samples],
-        "reference": [s.reference for s in samples],
-        "base": [s.base for s in samples],
-        "tuned": [s.tuned for s in samples],
-    }
+def _log_answers(client: MlflowClient, run_id: str, evaluations: Mapping[str, Evaluation]) -> None:
+    base, champion = evaluations.get("base"), evaluations.get("champion")
+    samples = sample_answers(evaluations["tuned"], base, champion=champion)
+    shown = ("prompt", "reference", "base", "tuned", *(["champion"] if champion else []))
+    columns = {name: [getattr(sample, name) for sample in samples] for name in shown}
     client.log_table(run_id, columns, "sample_answers.json")
 
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline_lib import records
 from pipeline_lib.core.errors import DataError
 from pipeline_lib.evaluation import tables
-from pipeline_lib.evaluation.evaluate import EvaluateConfig, reward_model_digest
+from pipeline_lib.evaluation.evaluate import EvaluateConfig, read_outside
 from pipeline_lib.evaluation.gate import GateConfig, compare, judge
 from pipeline_lib.evaluation.rules import Evidence
 from pipeline_lib.evaluation.worker import work
@@ -183,9 +183,9 @@ def test_a_reward_model_enters_by_content(reward_model: Path, tmp_path: Path) ->
 
     copy = tmp_path / "copy"
     shutil.copytree(reward_model, copy)
-    ours, theirs = (reward_model_digest(EvaluateConfig(reward_model=path)) for path in (reward_model, copy))
+    ours, theirs = (read_outside(EvaluateConfig(reward_model=path)) for path in (reward_model, copy))
     assert ours == theirs != {}
     (copy / "config.json").write_text("{}")
-    assert reward_model_digest(EvaluateConfig(reward_model=copy)) != ours
+    assert read_outside(EvaluateConfig(reward_model=copy)) != ours
     with pytest.raises(DataError, match="holds no model"):
-        reward_model_digest(EvaluateConfig(reward_model=tmp_path))
+        read_outside(EvaluateConfig(reward_model=tmp_path))

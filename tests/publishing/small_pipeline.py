@@ -162,6 +162,10 @@ def evaluate(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model
     scores = {m: {"value": v, "low": v * 0.9, "high": v * 1.1} for m, v in values.items()}
     text = json.dumps({"count": 14, "scores": scores, "signatures": SIGNATURES})
     (out.path / "scores.json").write_text(text)
+    phases = {"generate": {"tokens": 900, "seconds": 3.0, "tokens_per_second": 300.0}}
+    speed = [phases | {"first_token": {"requests": 16, "median_ms": 8.0, "p95_ms": 9.5}}, phases]
+    (out.path / "logs").mkdir()
+    (out.path / "logs" / "speed.json").write_text(json.dumps(speed))
     rows = list(records.rows(dataset.shards("test")))
     who = "tuned" if config.tuned else "base"
     table = [

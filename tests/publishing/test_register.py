@@ -111,6 +111,8 @@ def test_a_run_shows_parameters_curves_data_scores_and_files(by_value, pipeline)
     assert run.data.metrics["tuned.perplexity"] == 12.07
     assert run.data.metrics["base.perplexity"] == 31.62
     assert run.data.metrics["base.perplexity_low"] == pytest.approx(31.62 * 0.9)
+    assert run.data.metrics["tuned.speed.generate_tokens_per_second"] == 600.0
+    assert run.data.metrics["tuned.speed.first_token_median_ms"] == 8.0
     assert run.data.metrics["difference.perplexity"] == pytest.approx(12.07 - 31.62)
     assert run.data.tags["train.digest"] == pipeline["adapter"].digest
     assert run.data.tags["evaluate.fingerprint"] == pipeline["tuned"].fingerprint

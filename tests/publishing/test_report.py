@@ -17,6 +17,7 @@ from pipeline_lib.publishing.answers import sample_answers, spread
 from pipeline_lib.publishing.audited import mask_audit
 from pipeline_lib.publishing.report import ReportConfig, counts, report, token_lengths
 from pipeline_lib.publishing.scores import score_rows
+from tests.publishing.small_pipeline import EvaluateConfig, evaluate
 
 
 class Page(HTMLParser):
@@ -108,6 +109,24 @@ def test_samples_go_from_the_best_to_the_worst_answer(pipeline):
         sample.base.startswith("base answer") and sample.tuned.startswith("tuned answer")
         for sample in samples
     )
+
+
+def test_a_champion_stands_beside_base_and_tuned_in_scores_answers_and_lineage(pipeline):
+    champion = pipeline.build(evaluate, EvaluateConfig(tuned=True, shift=1.5), pipeline["split"])
+    samples = sample_answers(pipeline["tuned"], pipeline["base"], 5, champion)
+    assert all(sample.champion.startswith("tuned answer") for sample in samples)
+    inputs = (pipeline[name] for name in ("tokens", "adapter", "base", "tuned", "verdict"))
+    written = pipeline.build(
+        report, ReportConfig(), (pipeline["ingest"], pipeline["split"]), *inputs, None, None, champion
+    )
+    html = written.file("report.html").read_text(encoding="utf-8")
+    assert html.count("<h3>Champion</h3>") == html.count("<h3>Tuned</h3>") == 12
+    assert champion.fingerprint in html
+    assert figure(champion.scores()["scores"]["perplexity"]["value"]) in Page(html).text
+    table = [
+        line for line in written.file("report.md").read_text(encoding="utf-8").splitlines() if "ROUGE" in line
+    ]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {9}
 
 
 @given(st.integers(0, 500), st.integers(0, 40))

@@ -1,9 +1,9 @@
-"""Completions: replies of a chat model behind any OpenAI-compatible endpoint, each asked for once.
+"""Completions: replies of a model behind any OpenAI-compatible endpoint, each asked for once.
 
-A *request* is the JSON body of ``POST <endpoint>/chat/completions``. What came back is kept in a file named
-by the hash of the request before anything else is done with it: whoever asks again, after a kill or with
-more seeds, pays only for what was not answered yet. Requests run side by side at a set pace; an endpoint
-that is busy, slow or away is asked again after a while, up to ``TRIES`` times.
+A *request* is the JSON body of ``POST <endpoint>/chat/completions`` or ``/completions``. What came back is
+kept in a file named by the hash of the request before anything else is done with it: whoever asks again,
+after a kill or with more requests, pays only for what was not answered yet. Requests run side by side at a
+set pace; an endpoint that is busy, slow or away is asked again after a while, up to ``TRIES`` times.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
 from pipeline_lib.core.errors import ConfigError, ServiceError
-from pipeline_lib.settings import settings
+from pipeline_lib.settings import Settings, settings
 
 if TYPE_CHECKING:
     import httpx
+    from pydantic import SecretStr
 
 TRIES = 6
 FIRST_WAIT = 1.0
@@ -33,6 +34,7 @@ FIRST_WAIT = 1.0
 LONGEST_WAIT = 120.0
 BUSY = (408, 409, 425, 429)
 Request = Mapping[str, Any]
+Sort = Literal["chat/completions", "completions"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,52 @@ class Reply:
 
     text: str
     finish: str
+    tokens: int | None = None
+    """How many tokens it is made of, where the endpoint says."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where an endpoint is, with which key, and what to look at where it refuses."""
+
+    url: str
+    key: SecretStr | None
+    sort: Sort
+    named: str
+    """The setting that names the address, without FINETUNE_ and _URL."""
+    model: str
+    """The key of the config that names the model."""
+
+
+def for_augment() -> Access:
+    """Return the endpoint that writes conversations; ConfigError where the settings name none."""
+    return _common(settings(), "chat/completions", "augment", "augment.model")
+
+
+def for_evaluate() -> Access:
+    """Return the endpoint that serves the models under test: its own address, or else the common one.
+
+    ConfigError where the settings name neither.
+    """
+    own = settings()
+    if own.evaluate_endpoint_url is None:
+        return _common(own, "completions", "evaluate.endpoint", "evaluate.endpoint")
+    return Access(
+        own.evaluate_endpoint_url,
+        own.evaluate_endpoint_key,
+        "completions",
+        "EVALUATE_ENDPOINT",
+        "evaluate.endpoint",
+    )
+
+
+def _common(own: Settings, sort: Sort, who: str, model: str) -> Access:
+    if own.endpoint_url is None:
+        raise ConfigError(
+            f"{who} needs an OpenAI-compatible endpoint: set FINETUNE_ENDPOINT_URL "
+            "(such as http://localhost:8000/v1) and, where it wants one, FINETUNE_ENDPOINT_KEY"
+        )
+    return Access(own.endpoint_url, own.endpoint_key, sort, "ENDPOINT", model)
 
 
 @dataclass
@@ -63,20 +111,13 @@ class _Pace:
 
 
 class Endpoint:
-    """The endpoint of the settings, with what it has answered so far in ``directory``."""
+    """An endpoint, with what it has answered so far in ``directory``."""
 
-    def __init__(self, directory: Path) -> None:
-        """Look at the settings; ConfigError where they name no endpoint."""
+    def __init__(self, access: Access, directory: Path) -> None:
+        """Take address and key from ``access``, the pace from the settings."""
         own = settings()
-        if own.endpoint_url is None:
-            raise ConfigError(
-                "augment needs an OpenAI-compatible endpoint: set FINETUNE_ENDPOINT_URL "
-                "(such as http://localhost:8000/v1) and, where it wants one, FINETUNE_ENDPOINT_KEY"
-            )
-        self._url = own.endpoint_url.rstrip("/")
-        self._headers = (
-            {"Authorization": f"Bearer {own.endpoint_key.get_secret_value()}"} if own.endpoint_key else {}
-        )
+        self._access, self._url = access, access.url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {access.key.get_secret_value()}"} if access.key else {}
         self._timeout, self._parallel = own.endpoint_timeout, own.endpoint_parallel
         self._pace = _Pace(own.endpoint_requests_per_minute)
         self._directory = directory
@@ -114,7 +155,7 @@ class Endpoint:
             return known
         reply = self._asked(client, body)
         fresh = place.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        fresh.write_bytes(orjson.dumps({"text": reply.text, "finish": reply.finish}))
+        fresh.write_bytes(orjson.dumps(vars(reply)))
         fresh.replace(place)
         return reply
 
@@ -141,13 +182,17 @@ class Endpoint:
 
         try:
             answer = client.post(
-                f"{self._url}/chat/completions", content=body, headers={"Content-Type": "application/json"}
+                f"{self._url}/{self._access.sort}",
+                content=body,
+                headers={"Content-Type": "application/json"},
             )
         except httpx.InvalidURL as error:
-            raise ConfigError(f"FINETUNE_ENDPOINT_URL {self._url!r} is no address ({error})") from error
+            raise ConfigError(
+                f"FINETUNE_{self._access.named}_URL {self._url!r} is no address ({error})"
+            ) from error
         except httpx.UnsupportedProtocol as error:
             raise ConfigError(
-                f"FINETUNE_ENDPOINT_URL {self._url!r} begins with neither http nor https"
+                f"FINETUNE_{self._access.named}_URL {self._url!r} begins with neither http nor https"
             ) from error
         except httpx.TimeoutException:
             return _Later(f"nothing came within {self._timeout:g} s")
@@ -157,12 +202,15 @@ class Endpoint:
             return _Later(f"HTTP {answer.status_code}", _seconds(answer.headers.get("Retry-After")))
         if answer.status_code != 200:
             raise self._refused(answer)
-        return _read(answer.content) or _Later("its answer is no chat completion")
+        return _read(answer.content) or _Later(
+            f"its answer is no {self._access.sort.removesuffix('s').replace('/', ' ')}"
+        )
 
     def _refused(self, answer: httpx.Response) -> ConfigError:
-        advice = {401: "check FINETUNE_ENDPOINT_KEY", 403: "check FINETUNE_ENDPOINT_KEY"}.get(
-            answer.status_code, "check augment.model and FINETUNE_ENDPOINT_URL"
-        )
+        named = f"FINETUNE_{self._access.named}"
+        advice = f"check {self._access.model} and {named}_URL"
+        if answer.status_code in (401, 403):
+            advice = f"check {named}_KEY"
         said = " ".join(answer.text.split())[:200]
         return ConfigError(f"{self._url} refuses the request: HTTP {answer.status_code} {said}; {advice}")
 
@@ -183,10 +231,13 @@ def _seconds(header: str | None) -> float:
 
 
 def _read(content: bytes) -> Reply | None:
-    """Return the first choice of a chat completion; None where the bytes hold none."""
+    """Return the first choice of a completion of either sort; None where the bytes hold none."""
     try:
-        choice = orjson.loads(content)["choices"][0]
-        return Reply(str(choice["message"].get("content") or ""), str(choice.get("finish_reason") or "stop"))
+        whole = orjson.loads(content)
+        choice = whole["choices"][0]
+        text = choice["message"].get("content") if "message" in choice else choice["text"]
+        tokens = (whole.get("usage") or {}).get("completion_tokens")
+        return Reply(str(text or ""), str(choice.get("finish_reason") or "stop"), tokens)
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         return None
 
@@ -194,6 +245,6 @@ def _read(content: bytes) -> Reply | None:
 def _known(place: Path) -> Reply | None:
     try:
         kept = orjson.loads(place.read_bytes())
-        return Reply(kept["text"], kept["finish"])
+        return Reply(kept["text"], kept["finish"], kept.get("tokens"))
     except (OSError, orjson.JSONDecodeError, LookupError, TypeError):
         return None
