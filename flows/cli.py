@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Raw text to a registered model. CONFIG is a YAML file such as conf/quickstart.yaml.",
 )
+QUICKSTART = Path("conf/quickstart.yaml")
 
 
 def main() -> None:
@@ -249,9 +250,10 @@ def deploy(
     from pipeline_lib.config import load
     from tasks.wrap import prefect_environment
 
-    given = configs or [Path("conf/quickstart.yaml")]
+    if not configs and not QUICKSTART.exists():
+        raise typer.BadParameter(f"name a CONFIG; there is no {QUICKSTART} here")
     with prefect_environment():
-        deployed = deploy([load(config, overrides or []) for config in given], gpus)
+        deployed = deploy([load(config, overrides or []) for config in configs or [QUICKSTART]], gpus)
     if as_json:
         print_json(deployed.as_json())
     else:

@@ -16,8 +16,9 @@ from flows.call import Call, Outlook, look, open_store
 from flows.dispatch import BUILD, CPU, GPU, pools
 from flows.pipeline import pipeline as process
 from pipeline_lib.config import PipelineConfig
-from pipeline_lib.core.errors import ConfigError, ServiceError
+from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.settings import settings
+from tasks.wrap import prefect_environment, require_answer
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -47,8 +48,9 @@ ENDS = (
 )
 """Names of the states in which a run ends: each of them makes an event of its own."""
 BEGINNINGS = ("Scheduled", "AwaitingRetry", "Pending", "Running")
-PAUSE_SECONDS = 10
-"""Until a crashed run starts again: a worker with a limit dies if it gets back what it has yet to let go."""
+PAUSE_SECONDS = 30
+"""Until a crashed run starts again. A worker with a limit dies if it gets back what it has yet to let go; on
+a busy machine that takes over 10 s."""
 SLUG = "from-config"
 """Names the schedule that the config gives; what a person adds in the UI stays."""
 MAINTENANCE_FLOWS = ("reevaluate", "drift", "prune")
@@ -107,7 +109,6 @@ def deploy(configs: Iterable[PipelineConfig], gpus: int) -> Deployed:
     planned = [one for config in configs for one in planned_for(config)] + list(_orders())
     done = Deployed()
     with get_client(sync_client=True) as client:
-        _require_answer(client)
         for kind, name in pools().items():
             done.pools[name] = _pool(client, name, gpus if kind == GPU else None)
         for one in planned:
@@ -118,21 +119,14 @@ def deploy(configs: Iterable[PipelineConfig], gpus: int) -> Deployed:
 
 
 def require_server() -> None:
-    """Raise ConfigError where the settings name no Prefect server."""
+    """Raise ConfigError where the settings name no Prefect server, ServiceError where it does not answer."""
     if not settings().prefect_api_url:
         raise ConfigError(
             "no Prefect server is named; `finetune ui` starts one here, then set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
-
-
-def _require_answer(client: SyncPrefectClient) -> None:
-    error = client.api_healthcheck()
-    if error:
-        raise ServiceError(
-            f"Prefect at {settings().prefect_api_url} does not answer ({error}); "
-            "start it, or check PREFECT_API_URL"
-        )
+    with prefect_environment():
+        require_answer()
 
 
 def planned_for(config: PipelineConfig) -> list[Planned]:

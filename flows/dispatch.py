@@ -23,6 +23,7 @@ from pipeline_lib.core.errors import ConfigError, ServiceError, StageError, Stor
 from pipeline_lib.core.fingerprint import canonical
 from pipeline_lib.core.plan import Use
 from pipeline_lib.core.progress import mention
+from pipeline_lib.core.remote import without_user
 from pipeline_lib.core.stage import Recipe, Stage
 from pipeline_lib.core.store import Materialized, Store
 from pipeline_lib.settings import settings
@@ -120,7 +121,8 @@ def _artifact_at(store: Store, address: str) -> Artifact:
     found = artifact_at(store, address)
     if found is None:
         raise StoreError(
-            f"{address}: not in {settings().store}; caller and worker must share one store (FINETUNE_STORE)"
+            f"{address}: not in {without_user(settings().store)}; "
+            "caller and worker must share one store (FINETUNE_STORE)"
         )
     return found
 
@@ -150,8 +152,8 @@ class DispatchingRunner(PrefectRunner):
         artifact = self.store.find(recipe)
         if artifact is None:
             raise StoreError(
-                f"{use.name}: pool {pool} has built it, but {settings().store} does not have it; "
-                "caller and worker must share one store (FINETUNE_STORE)"
+                f"{use.name}: pool {pool} has built it, but {without_user(settings().store)} "
+                "does not have it; caller and worker must share one store (FINETUNE_STORE)"
             )
         return Materialized(artifact, built, time.perf_counter() - start)
 

@@ -148,7 +148,7 @@ def _devices() -> Iterator[Finding]:
             "install torch again, as `make install` does",
         )
         return
-    yield Finding("devices", "cpu", "ok", f"torch {found['torch']} with {found['threads']} threads")
+    yield Finding("devices", "cpu", "ok", f"torch {found['torch']}, threads: {found['threads']}")
     if not cpu_has_bf16():
         yield Finding(
             "devices", "bf16", "note", "emulated on this CPU", "on the CPU train with train.precision=fp32"
@@ -177,7 +177,7 @@ def _settings() -> Iterator[Finding]:
             info.validation_alias if isinstance(info.validation_alias, str) else f"FINETUNE_{name.upper()}"
         )
         value = getattr(own, name)
-        shown = "none" if value is None else without_secrets(str(value))
+        shown = "none" if value in (None, "") else without_secrets(str(value))
         yield Finding(
             "settings", variable, "ok", shown + ("" if name in own.model_fields_set else "  (default)")
         )
@@ -188,6 +188,8 @@ def without_secrets(text: str) -> str:
     if "://" not in text:
         return text
     parts = urlsplit(text)
+    if not parts.netloc:
+        return text  # a file's path: sqlite:////srv/mlflow.db
     user, at, host = parts.netloc.rpartition("@")
     shown = f"{user.split(':')[0]}:***@{host}" if at else host
     return urlunsplit(parts._replace(netloc=shown, query="***" if parts.query else ""))

@@ -20,5 +20,7 @@ def export(
         raise ConfigError(f"--format {form}: no such format; known are {', '.join(FORMS)}")
     artifact = find(what, config, overrides)
     if not isinstance(artifact, Dataset):
-        raise ConfigError(f"{what} is a {type(artifact).__name__}, not a Dataset; name a stage of curation")
+        raise ConfigError(
+            f"{what} holds no dataset ({type(artifact).__name__}); name a stage of curation, such as split"
+        )
     return export_data(open_store().fetch(artifact), chosen, out, part)

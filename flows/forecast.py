@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from flows.lines import table
+from flows.lines import duration, table
 
 if TYPE_CHECKING:
     from tasks.forecast import Estimate, Forecast
@@ -21,7 +21,7 @@ HEADS = (
     "memory",
     "disk",
     "smallest GPU",
-    "hours",
+    "time",
 )
 
 
@@ -50,11 +50,11 @@ def _cells(one: Estimate) -> tuple[str, ...]:
         one.disk_gb,
     )
     where = f"{one.placement.count} x {one.placement.gpu.name}" if one.placement else "none"
-    hours = "?" if one.hours is None else f"{one.hours:.2g}"
+    time = "?" if one.hours is None else duration(one.hours * 3600)
     return (
         one.method,
         f"{one.trainable_parameters / 1e6:,.1f} M",
         *(f"{part:.2f} GB" for part in parts),
         where,
-        hours,
+        time,
     )

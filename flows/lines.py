@@ -10,7 +10,7 @@ from typing import Any
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.plan import Step
 
-SUMMARY_WIDTH = 44
+SUMMARY_WIDTH = 48
 COLOURS = {
     "built": "green",
     "build": "yellow",
@@ -35,6 +35,7 @@ HEADLINES: Mapping[str, Sequence[tuple[str, str]]] = {
         ("rougeL", "ROUGE-L"),
         ("stopped", "stopped"),
     ],
+    "Profile": [("train", "train"), ("tokens_to_train_on", "tokens"), ("warnings", "warnings")],
     "Registration": [("name", ""), ("version", "version")],
 }
 """Which stats say most about an artifact of each kind: the key, and the word before the figure."""

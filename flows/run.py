@@ -17,6 +17,7 @@ from flows.screen import Screen
 from pipeline_lib.core import progress
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.plan import Step
+from pipeline_lib.core.remote import without_user
 from pipeline_lib.core.runs import forget, new_run, run_with
 from pipeline_lib.core.stage import Recipe
 from pipeline_lib.core.store import link_run, writable
@@ -241,7 +242,9 @@ def _changed(overrides: list[str]) -> list[str]:
 def look_at_runs() -> str:
     """Return how to open MLflow where its runs are: the command, or the server's address."""
     uri = settings().mlflow_tracking_uri
-    return uri if uri.startswith("http") else f"{_typed('mlflow')} ui --backend-store-uri {uri}"
+    if uri.startswith("http"):
+        return without_user(uri)
+    return f"{_typed('mlflow')} ui --backend-store-uri {uri if '@' not in uri else '$MLFLOW_TRACKING_URI'}"
 
 
 def _typed(command: str) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from flows.deployments import DIRECTORY, HEARTBEAT_SECONDS, require_server
 from flows.dispatch import CPU, GPU, pools
 from pipeline_lib.core.errors import ServiceError
+from pipeline_lib.core.remote import without_user
 from pipeline_lib.settings import home, settings
 
 LOOPBACK = "127.0.0.1"
@@ -132,7 +133,8 @@ def serve(found: list[Server]) -> None:
     for one in missing:
         if not one.command:
             raise ServiceError(
-                f"{one.name} at {one.url} does not answer, and it is not on this machine to be started"
+                f"{one.name} at {without_user(one.url)} does not answer, "
+                "and it is not on this machine to be started"
             )
     started = []
     try:
@@ -165,7 +167,7 @@ def _await(server: Server, process: subprocess.Popen[bytes]) -> None:
     while not server.answers:
         if process.poll() is not None or time.monotonic() > until:
             log = home() / f"{server.name.lower()}-server.log"
-            raise ServiceError(f"{server.name} did not start at {server.url}; see {log}")
+            raise ServiceError(f"{server.name} did not start at {without_user(server.url)}; see {log}")
         time.sleep(0.5)
 
 
@@ -174,4 +176,4 @@ def print_addresses(found: list[Server]) -> None:
     import typer
 
     for one in found:
-        typer.echo(f"{one.name:<8} {one.url}")
+        typer.echo(f"{one.name:<8} {without_user(one.url)}")

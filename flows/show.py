@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import shutil
 import textwrap
@@ -77,9 +78,10 @@ def find(what: str, config: Path | None, overrides: list[str]) -> Artifact:
     if path := _by_fingerprint(store, what):
         return open_artifact(path)
     where = f"{config}'s pipeline" if config else "the latest run"
+    near = difflib.get_close_matches(what, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
     raise ConfigError(
-        f"{what!r} is neither an artifact's directory nor a stage that {where} has built; "
-        f"it has {', '.join(known) or 'none'}"
+        f"{what!r} is neither an artifact's directory nor a stage that {where} has built; {hint}"
     )
 
 

@@ -7,9 +7,8 @@ found at once and shown with file, key, value and the likely key meant.
 from __future__ import annotations
 
 import difflib
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +221,12 @@ def _read(path: Path) -> dict[str, Any]:
 
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is no UTF-8 text ({error.reason} at byte {error.start})") from error
+    except OSError as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise ConfigError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}){hint}"
-        ) from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}){hint}") from error
     try:
         values = yaml.load(text, Loader=_loader())
     except yaml.MarkedYAMLError as error:
@@ -237,7 +236,8 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a config is a mapping of blocks, this is {type(values).__name__}")
+        found = "empty" if values is None else f"a {type(values).__name__}"
+        raise ConfigError(f"{path}: a config is a mapping of blocks, this is {found}")
     return values
 
 
@@ -293,8 +293,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, Loader=_loader())
     except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "unreadable"
         raise ConfigError(
-            f"--set {override}: {text!r} is not YAML ({' '.join(str(error).split())[:100]})"
+            f"--set {override}: {text!r} is not YAML ({problem}); put a text in quotes: --set '{key}=\"…\"'"
         ) from error
     values.update(_set(values, key.strip().split("."), value, override))
 
@@ -332,6 +333,8 @@ def _explain(path: str, error: Mapping[str, Any]) -> str:
         )
     message = str(error["msg"]).removeprefix("Value error, ")
     given = "" if error["type"] in ("missing", "value_error") else f" (given: {str(error['input'])[:80]!r})"
+    if error["input"] == "none":
+        given += "; for none write null"
     return f"{path}: {where + ': ' if where else ''}{message[0].lower() + message[1:]}{given}"
 
 
@@ -347,37 +350,3 @@ def _keys(parents: Sequence[str | int]) -> list[str]:
         ]
         models = inner or models
     return [field.alias or name for model in models for name, field in model.model_fields.items()]
-
-
-def explain(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Yield (key, type, default, description) of every field, block by block."""
-    for name, field in model.model_fields.items():
-        key = f"{prefix}{field.alias or name}"
-        inner = models_in(field.annotation)
-        if inner:
-            yield key, "block", "", field.description or (inner[0].__doc__ or "").strip().splitlines()[0]
-            yield from explain(inner[0], f"{key}." if _is_plain(field.annotation) else f"{key}[].")
-        else:
-            default = (
-                "required"
-                if field.is_required()
-                else str(field.get_default(call_default_factory=True)) or "''"
-            )
-            yield key, type_name(field.annotation), default, field.description or ""
-
-
-def _is_plain(annotation: Any) -> bool:
-    return isinstance(annotation, type | types.UnionType) or typing.get_origin(annotation) is typing.Union
-
-
-def type_name(annotation: Any) -> str:
-    """Return a type as a person writes it: ``float``, ``int or none``, ``cosine | linear``."""
-    if typing.get_origin(annotation) is typing.Literal:
-        return " | ".join(str(value) for value in typing.get_args(annotation))
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return " or ".join(type_name(part) for part in typing.get_args(annotation))
-    if annotation is type(None):
-        return "none"
-    if typing.get_origin(annotation) in (tuple, list):
-        return "list of " + type_name(typing.get_args(annotation)[0])
-    return getattr(annotation, "__name__", str(annotation))

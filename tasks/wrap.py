@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from pipeline_lib.core.artifact import Artifact
-from pipeline_lib.core.errors import ConfigError, DataError, StoreError
+from pipeline_lib.core.errors import ConfigError, DataError, ServiceError, StoreError
 from pipeline_lib.core.interrupts import spared
 from pipeline_lib.core.plan import Done, Step, Use, code_notice, current_runner, running
 from pipeline_lib.core.progress import mention
 from pipeline_lib.core.provenance import shown_at
+from pipeline_lib.core.remote import without_user
 from pipeline_lib.core.stage import Recipe, Stage
 from pipeline_lib.core.store import Materialized, Store
 from pipeline_lib.settings import home, settings
@@ -198,7 +199,7 @@ class Flow(Generic[P, T]):
         with prefect_environment():
             from prefect import flow as prefect_flow
 
-            _start_temporary_server()
+            _find_or_start_server()
 
             def body() -> None:
                 self.run_inside(runner, *args, **kwargs)
@@ -213,7 +214,7 @@ class Flow(Generic[P, T]):
             wrapped()
 
 
-def _start_temporary_server() -> None:
+def _find_or_start_server() -> None:
     """Start Prefect's temporary server, where no other is named, deaf to Ctrl-C.
 
     It is to hear how an interrupted run ended, says nothing of its own about it, and ends with this process.
@@ -221,9 +222,23 @@ def _start_temporary_server() -> None:
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL
 
-    if not PREFECT_API_URL.value():
-        with spared():
-            SubprocessASGIServer().start()
+    if PREFECT_API_URL.value():
+        require_answer()
+        return
+    with spared():
+        SubprocessASGIServer().start()
+
+
+def require_answer() -> None:
+    """Raise ServiceError where the Prefect server of the settings does not answer."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        error, url = client.api_healthcheck(), without_user(str(client.api_url))
+    if error:
+        raise ServiceError(
+            f"Prefect at {url.rstrip('/')} does not answer ({error}); start it, or check PREFECT_API_URL"
+        )
 
 
 def flow(function: Callable[P, T]) -> Flow[P, T]:

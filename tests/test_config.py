@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline_lib.config import PipelineConfig, block_models, explain, load
+from flows.settled import BLOCK, explain
+from pipeline_lib.config import PipelineConfig, block_models, load
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.curation.split import SplitConfig
 
@@ -119,13 +120,13 @@ def test_what_is_no_yaml_or_no_key_is_told_in_one_line(write: Any, text: str, to
 
 
 def test_a_config_is_a_mapping_in_a_file_that_is_there(write: Any, tmp_path: Path) -> None:
-    assert "a config is a mapping of blocks, this is list" in failure(write("- a\n", ""))[0]
-    assert "this is NoneType" in failure(write("", ""))[0]
+    assert "a config is a mapping of blocks, this is a list" in failure(write("- a\n", ""))[0]
+    assert "this is empty" in failure(write("", ""))[0]
     (line,) = failure(tmp_path / "smal.yaml")
     assert "cannot be read (No such file or directory)" in line
     assert line.endswith("did you mean " + str(tmp_path / "small.yaml") + "?")
     (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\n")
-    assert "cannot be read" in failure(tmp_path / "bytes.yaml")[0]
+    assert "is no UTF-8 text" in failure(tmp_path / "bytes.yaml")[0]
 
 
 def test_overrides_reach_into_blocks_and_lists(write: Any) -> None:
@@ -193,17 +194,20 @@ def test_training_starts_from_exactly_one_of_two(write: Any, text: str) -> None:
     ]
 
 
-def test_every_field_has_a_type_a_default_and_a_description() -> None:
-    told = list(explain())
-    keys = [key for key, *_ in told]
-    assert len(keys) == len(set(keys))
+def test_every_field_has_a_type_its_bounds_a_default_and_a_description() -> None:
+    told = {field.key: field for field in explain()}
+    assert len(told) == len(list(explain()))
     for block, model in block_models().items():
         fields = {field.alias or name for name, field in model.model_fields.items()}
-        assert {f"{block}.{name}" for name in fields} <= set(keys)
-    for key, kind, default, description in told:
-        assert kind, key
-        assert default or kind == "block", key
-        assert description.strip().endswith((".", ")")), key
-        assert "\n" not in description, key
-    assert "ingest.sources[].path" in keys
+        assert {f"{block}.{name}" for name in fields} <= set(told)
+    for field in told.values():
+        assert field.type, field
+        assert "Annotated" not in field.type, field
+        assert field.required <= (field.default is None), field
+        assert field.description.strip().endswith((".", ")")), field
+        assert "\n" not in field.description, field
+    assert told["split.canaries"].type == BLOCK
+    assert told["train.learning_rate"].type == "float, over 0 under 1"
+    assert told["filter.gopher_min_words"].type == "int or null, from 0"
+    assert told["ingest.sources[].path"].default is None
     assert PipelineConfig.model_json_schema()["properties"]["split"]

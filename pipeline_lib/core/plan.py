@@ -100,7 +100,11 @@ class Selection:
         """Return the names that are to be materialized, in order; ConfigError for an unknown name."""
         for name in filter(None, (self.only, self.start, self.until, *sorted(self.force))):
             if name not in names:
-                raise ConfigError(f"no stage {name!r} in this pipeline; it has {', '.join(names)}")
+                import difflib
+
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+                raise ConfigError(f"no stage {name!r} in this pipeline; {hint}")
         if self.only:
             return [self.only]
         first = names.index(self.start) if self.start else 0

@@ -32,7 +32,12 @@ OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def without_user(url: str) -> str:
-    """Return ``url`` without the user and password, the query and the fragment that it may hold."""
+    """Return ``url`` without the user and password, the query and the fragment that it may hold.
+
+    What is no URL comes back as it is.
+    """
+    if "://" not in url:
+        return url
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 

@@ -59,3 +59,6 @@ def test_adapters_take_turns_on_one_base_and_answer_as_each_would_alone(tmp_path
     other = make_model(tmp_path / "other", hidden_size=32)
     with pytest.raises(DataError, match="is no adapter for"):
         open_conversation(other, adapters, **settings)
+    (adapters["one"] / "adapter_model.safetensors").rename(adapters["one"] / "adapter_model.bin")
+    with pytest.raises(DataError, match="no adapter as safetensors"):
+        open_conversation(base_of(adapters["two"]), adapters, **settings)

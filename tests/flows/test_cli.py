@@ -199,6 +199,36 @@ def test_what_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
     assert built.path.exists()
 
 
+def test_what_cannot_be_meant_is_told_with_its_place_and_the_likely_name(
+    conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = finetune("plan", conf, "--until", "splitt")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "did you mean 'split'?" in wrong.stderr
+    monkeypatch.setenv("FINETUNE_WORKERS", "many")
+    monkeypatch.setenv("FINETUNE_DEVICE", "gpu")
+    wrong = finetune("plan", conf)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    variables = [line.split(": ")[1] for line in wrong.stderr.splitlines()]
+    assert variables == ["FINETUNE_WORKERS", "FINETUNE_DEVICE"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["run", "deploy", "worker"])
+def test_a_prefect_server_that_does_not_answer_is_one_line_without_its_password(
+    conf: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://user:hidden@127.0.0.1:9/api")
+    given = [] if command == "worker" else [conf]
+    until = ["--until", "ingest"] if command == "run" else []
+    done = finetune(command, *given, *until)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "http://127.0.0.1:9/api does not answer" in errors[0]
+    assert "hidden" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("damage", ["changed", "shortened", "missing", "extra", "manifest"])
 def test_damage_is_found_and_put_out_of_the_way_so_that_it_is_built_again(
     tmp_path: Path, damage: str

@@ -75,7 +75,7 @@ def test_a_selection_is_a_stretch_of_the_process(
 @pytest.mark.parametrize(
     ("chosen", "said"),
     [
-        ({"only": "havle"}, "it has gather, halve, judge"),
+        ({"only": "havle"}, "did you mean .halve.?"),
         ({"start": "judge", "until": "gather"}, "comes after"),
         ({"only": "halve", "until": "judge"}, "--only names one stage"),
         ({"only": "halve", "force": frozenset({"gather"})}, "not among the stages asked for"),

@@ -52,6 +52,6 @@ def test_a_worker_that_shares_only_addresses_builds_what_its_caller_takes_from_t
     assert {one["status"] for one in stages.values()} == {"built"}
     assert not [path for path in there.rglob("*.jsonl") if path.name == "data.jsonl"]
     if place == "bucket":
-        mirrored = {path.parent.name for path in there.rglob("manifest.json")}
+        mirrored = {path.parent.name for path in there.rglob("*.*") if path.name != "manifest.json"}
         assert stages["train"]["fingerprint"] in mirrored
         assert stages["ingest"]["fingerprint"] not in mirrored, "only what the stage needs is pulled"

@@ -144,7 +144,7 @@ def test_a_schedule_fires_and_prunes_what_nothing_refers_to(team: Team, approved
     (stray / "half.parquet").write_bytes(bytes(1000))
     recorded = json.loads(finetune(team.env, "verify", "--json").stdout)
     try:
-        deployed = finetune(team.env, "deploy", str(team.config), "--set", "operations.prune=* * * * *")
+        deployed = finetune(team.env, "deploy", str(team.config), "--set", "operations.prune='* * * * *'")
         assert deployed.returncode == 0, deployed.stderr
 
         def fired() -> dict[str, Any] | None:
