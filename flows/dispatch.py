@@ -138,6 +138,8 @@ class DispatchingRunner(PrefectRunner):
 
     before: Callable[[Recipe[Any]], None] = lambda recipe: None
     """Called with the recipe of a stage that is about to be built."""
+    here: Callable[[Recipe[Any]], None] = lambda recipe: None
+    """Called after that where it is built in this process, not by a worker of a pool."""
 
     def materialize(self, use: Use, recipe: Recipe[A]) -> Materialized[A]:
         """Return the artifact of ``recipe``; raises StageError where the worker's run did not complete."""
@@ -146,6 +148,8 @@ class DispatchingRunner(PrefectRunner):
         if not found:
             self.before(recipe)
         if pool is None or found:
+            if not found:
+                self.here(recipe)
             return super().materialize(use, recipe)
         start = time.perf_counter()
         built = _send(pool, use, Order.of(use, recipe, force=force))

@@ -10,9 +10,12 @@ from pipeline_lib.core.plan import current_runner
 from pipeline_lib.kinds import Model
 from pipeline_lib.publishing.champion import rival
 from pipeline_lib.publishing.connection import SQLITE, connected, tracking_uri, without_credentials
+from pipeline_lib.publishing.live import JOURNAL, Follower
 from pipeline_lib.publishing.registry import VersionRow, promote, rollback, versions
 
 __all__ = [
+    "JOURNAL",
+    "Follower",
     "VersionRow",
     "champion_against",
     "find_version",

@@ -134,11 +134,15 @@ class Store:
         """Remove what other machines see of an artifact, and say whether nobody is about to build it."""
         return True
 
+    def work_of(self, recipe: Recipe[Any]) -> Path:
+        """Return the directory that a recipe's build works in, and that a failed try leaves to the next."""
+        return self.root / ".work" / f"{recipe.stage.name}-{recipe.fingerprint}"
+
     def _build(self, recipe: Recipe[A]) -> A:
         name = f"{recipe.stage.name}-{recipe.fingerprint}"
         self._sweep(name)
         scratch = self.root / ".scratch" / f"{name}.{uuid.uuid4().hex[:8]}"
-        work = self.root / ".work" / name
+        work = self.work_of(recipe)
         try:
             scratch.mkdir(parents=True)
             work.mkdir(parents=True, exist_ok=True)

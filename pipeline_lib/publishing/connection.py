@@ -11,12 +11,13 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from pipeline_lib.core.errors import ConfigError, ServiceError
+from pipeline_lib.core.locks import hold
 from pipeline_lib.settings import home, settings
 
 if TYPE_CHECKING:
@@ -104,8 +105,10 @@ def connected() -> Iterator[MlflowClient]:
             if database:
                 database.parent.mkdir(parents=True, exist_ok=True)
             mlflow.set_tracking_uri(uri)
-            client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-            _probe(client)
+            # The first to open an SQLite file makes its tables, and fails where two do at once.
+            with hold(database.with_name(f".{database.name}.lock")) if database else nullcontext():
+                client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+                _probe(client)
             yield client
         except (mlflow.MlflowException, RequestException, SQLAlchemyError) as error:
             refused = getattr(error, "error_code", None) in REFUSALS

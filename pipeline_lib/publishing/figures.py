@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.artifact import Artifact
@@ -32,7 +33,9 @@ def metrics(contents: RunContents, ancestors: Sequence[Ancestor]) -> list[Metric
         figures |= dict(_differences(contents.verdict))
     if contents.audit:
         figures |= dict(_audited("audit", contents.audit.read()))
-    return taken([(key, value, 0) for key, value in figures.items()] + list(_curves(contents.training)))
+    training = contents.training
+    curve_points = list(curves(training.path / "logs" / "history.jsonl")) if training else []
+    return taken([(key, value, 0) for key, value in figures.items()] + curve_points)
 
 
 def taken(points: Iterable[tuple[str, float, int]]) -> list[Metric]:
@@ -89,8 +92,9 @@ def _costs(ancestors: Sequence[Ancestor]) -> Iterator[tuple[str, float]]:
                 yield f"{key}.{ancestor.label}", float(count)
 
 
-def _curves(training: Artifact | None) -> Iterator[tuple[str, float, int]]:
-    for point in history(training) if training else ():
+def curves(journal: Path) -> Iterator[tuple[str, float, int]]:
+    """Yield name, value and step of every point of a training's journal."""
+    for point in _points(journal):
         for key, value in point.items():
             if key not in ("step", "epoch") and isinstance(value, int | float):
                 yield CURVES.get(key, f"train.{key}"), float(value), int(point["step"])
@@ -98,7 +102,11 @@ def _curves(training: Artifact | None) -> Iterator[tuple[str, float, int]]:
 
 def history(training: Artifact) -> Iterator[dict[str, Any]]:
     """Yield the points of the training's log, in order; none where it has no log."""
-    path = training.path / "logs" / "history.jsonl"
-    if path.exists():
-        with path.open(encoding="utf-8") as lines:
-            yield from (json.loads(line) for line in lines if line.strip())
+    return _points(training.path / "logs" / "history.jsonl")
+
+
+def _points(journal: Path) -> Iterator[dict[str, Any]]:
+    if journal.exists():
+        with journal.open(encoding="utf-8") as lines:
+            # The last line may be in the making.
+            yield from (json.loads(line) for line in lines if line.endswith("\n"))
