@@ -54,7 +54,7 @@ PRESETS: dict[str, tuple[Any, list[str]]] = {
     "sft-full": (answered, [*QUICK, *MEASURED]),
     "sft-qlora": (answered, [*QUICK, *MEASURED]),
     "dpo": (preferred, [*QUICK, *MEASURED]),
-    "kto": (labelled, [*QUICK, *MEASURED]),
+    "kto": (labelled, [*QUICK, *MEASURED, "split.minimum=1"]),
     "reward": (preferred, QUICK),
     "grpo": (reckoned, RL),
     "rloo": (reckoned, [*RL, "train.objective=rloo"]),
