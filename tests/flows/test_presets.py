@@ -46,7 +46,7 @@ def reckoned() -> Rows:
         yield {"question": f"{asked} And what is {i} and {i + 3}?", "answer": f"Together:\n#### {2 * i + 3}"}
 
 
-QUICK = ["base_model=bundled/pydocs-5m", "tokenize.max_length=192"]
+QUICK = ["base_model=bundled/pydocs-5m", "tokenize.max_length=192", "split.minimum=1"]
 MEASURED = ["evaluate.max_new_tokens=4", "evaluate.precision=fp32", "tokenize.max_length=192"]
 RL = [*QUICK, *MEASURED, "train.rl.max_completion_length=4"]
 PRESETS: dict[str, tuple[Any, list[str]]] = {
@@ -54,12 +54,12 @@ PRESETS: dict[str, tuple[Any, list[str]]] = {
     "sft-full": (answered, [*QUICK, *MEASURED]),
     "sft-qlora": (answered, [*QUICK, *MEASURED]),
     "dpo": (preferred, [*QUICK, *MEASURED]),
-    "kto": (labelled, [*QUICK, *MEASURED, "split.minimum=1"]),
+    "kto": (labelled, [*QUICK, *MEASURED]),
     "reward": (preferred, QUICK),
     "grpo": (reckoned, RL),
     "rloo": (reckoned, [*RL, "train.objective=rloo"]),
     "wedlm": (answered, ["tokenize.max_length=192"]),
-    "pretrain": (None, ["ingest.sources=[{name: pydocs, limit: 200}]"]),
+    "pretrain": (None, ["ingest.sources=[{name: pydocs, limit: 200}]", "initialize.vocab_size=1024"]),
 }
 CONFIGS = {"rloo": "grpo"}
 
