@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import measured, root
+from benchmarks.evaluation_loops import MODEL as BUNDLED
+from benchmarks.harness import measured
 from pipeline_lib.training.attention import PACKAGES
 
-BUNDLED = root() / "pipeline_lib" / "bundled" / "pydocs-5m"
 PARITY_LENGTHS = (23, 5, 40, 17, 1, 31)
 REPEATS = 5
 

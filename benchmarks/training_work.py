@@ -15,14 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evaluation_loops import pairs
-from benchmarks.harness import root
+from benchmarks.evaluation_loops import MODEL, pairs
+from benchmarks.training_peers import BATCH, LEARNING_RATE, LONGEST
+from pipeline_lib.training.packing import IGNORED
 
-MODEL = root() / "pipeline_lib" / "bundled" / "pydocs-5m"
-BATCH = 16
-IGNORED = -100
-LONGEST = 1024
-LEARNING_RATE = 1e-4
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 PROMPT_WORDS = (3, 4, 6, 7, 9, 11, 16, 23, 29, 54, 264)
 ANSWER_WORDS = (1, 1, 1, 4, 9, 31, 70, 100, 122, 205, 500)

@@ -248,12 +248,10 @@ def deploy(
     """Register work pools, deployments and schedules with the Prefect server."""
     from flows.deployments import deploy
     from pipeline_lib.config import load
-    from tasks.wrap import prefect_environment
 
     if not configs and not QUICKSTART.exists():
         raise typer.BadParameter(f"name a CONFIG; there is no {QUICKSTART} here")
-    with prefect_environment():
-        deployed = deploy([load(config, overrides or []) for config in configs or [QUICKSTART]], gpus)
+    deployed = deploy([load(config, overrides or []) for config in configs or [QUICKSTART]], gpus)
     if as_json:
         print_json(deployed.as_json())
     else:

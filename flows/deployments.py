@@ -18,7 +18,7 @@ from flows.pipeline import pipeline as process
 from pipeline_lib.config import PipelineConfig
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.settings import settings
-from tasks.wrap import prefect_environment, require_answer
+from tasks.wrap import require_answer, set_environment
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -125,8 +125,8 @@ def require_server() -> None:
             "no Prefect server is named; `finetune ui` starts one here, then set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
-    with prefect_environment():
-        require_answer()
+    set_environment()
+    require_answer()
 
 
 def planned_for(config: PipelineConfig) -> list[Planned]:

@@ -157,7 +157,7 @@ def _followed(call: Call, outlook: Outlook, runner: DispatchingRunner) -> Iterat
     if REGISTER not in outlook.wanted:
         yield
         return
-    from tasks.registry import JOURNAL, Follower
+    from tasks.registry import Follower
 
     follower = Follower(call.config.register_.experiment)
 
@@ -167,8 +167,8 @@ def _followed(call: Call, outlook: Outlook, runner: DispatchingRunner) -> Iterat
 
     def tell(step: Step, told: Callable[[Step], None] = runner.tell) -> None:
         told(step)
-        if step.artifact and (history := step.artifact.path / "logs" / JOURNAL).exists():
-            follower.trained(history)
+        if isinstance(step.artifact, Trained) and step.artifact.history.exists():
+            follower.trained(step.artifact.history)
         if isinstance(step.artifact, Registration):
             follower.belongs_to(step.artifact.read()["run_id"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import shutil
 import textwrap
@@ -14,7 +13,7 @@ from flows.call import call_of, look, open_store
 from flows.lines import duration, figure, size
 from pipeline_lib import kinds
 from pipeline_lib.core.artifact import Artifact
-from pipeline_lib.core.errors import ConfigError, FinetuneError
+from pipeline_lib.core.errors import ConfigError, FinetuneError, did_you_mean
 from pipeline_lib.core.manifest import MANIFEST, Manifest
 from pipeline_lib.core.runs import links, runs_of
 from pipeline_lib.core.store import Store
@@ -78,10 +77,9 @@ def find(what: str, config: Path | None, overrides: list[str]) -> Artifact:
     if path := _by_fingerprint(store, what):
         return open_artifact(path)
     where = f"{config}'s pipeline" if config else "the latest run"
-    near = difflib.get_close_matches(what, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
     raise ConfigError(
-        f"{what!r} is neither an artifact's directory nor a stage that {where} has built; {hint}"
+        f"{what!r} is neither an artifact's directory nor a stage that {where} has built; "
+        + did_you_mean(what, known)
     )
 
 

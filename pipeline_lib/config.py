@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.core.errors import ConfigError, did_you_mean
 from pipeline_lib.curation.augment import AugmentConfig
 from pipeline_lib.curation.decontaminate import DecontaminateConfig
 from pipeline_lib.curation.deduplicate import DeduplicateConfig
@@ -327,10 +327,7 @@ def _explain(path: str, error: Mapping[str, Any]) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         *parents, key = error["loc"]
-        near = difflib.get_close_matches(str(key), _keys(parents), n=1, cutoff=0.5)
-        return f"{path}: {where}: unknown key" + (
-            f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(_keys(parents))}"
-        )
+        return f"{path}: {where}: unknown key; {did_you_mean(str(key), _keys(parents))}"
     message = str(error["msg"]).removeprefix("Value error, ")
     given = "" if error["type"] in ("missing", "value_error") else f" (given: {str(error['input'])[:80]!r})"
     if error["input"] == "none":

@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 
 from pipeline_lib.core.artifact import Artifact
 
+HISTORY = "history.jsonl"
+"""The journal of a training, by its name in the directory it works in and in the logs it leaves."""
+
 
 def brings_code(model: str | Path) -> bool:
     """Return whether a model's directory holds modelling code, which is there only where it was trusted."""
@@ -59,6 +62,11 @@ class Trained(Artifact):
     """What training leaves: an Adapter or a Model, by what the directory holds."""
 
     beside: ClassVar[tuple[str, ...]] = ("logs/*",)
+
+    @property
+    def history(self) -> Path:
+        """The training's journal: what each step came to, a JSON object a line; a bundled model has none."""
+        return self.path / "logs" / HISTORY
 
     @classmethod
     def kind_of(cls, path: Path) -> type[Artifact]:

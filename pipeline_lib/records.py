@@ -53,6 +53,9 @@ ROLES = ("system", "user", "assistant", "tool", "text")
 SHARD_ROWS = 50_000
 BATCH_ROWS = 8_192
 
+Verdict = tuple[str, str] | None
+"""The fate of a conversation: None where it is kept, else the reason and the detail of its drop."""
+
 
 def batches(paths: Sequence[Path], size: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
     """Yield the shards' rows in order, ``size`` at a time; a batch never spans two shards."""
@@ -251,7 +254,7 @@ class DatasetWriter:
         batch = batch.append_column("reason", pa.array(reasons, pa.string()))
         self._parts["dropped"].write(batch.append_column("detail", pa.array(details, pa.string())))
 
-    def sift(self, batch: pa.RecordBatch, verdicts: Sequence[tuple[str, str] | None]) -> None:
+    def sift(self, batch: pa.RecordBatch, verdicts: Sequence[Verdict]) -> None:
         """Keep the rows whose verdict is None and drop the others, for their (reason, detail)."""
         fates = [verdict is None for verdict in verdicts]
         self.keep(select(batch, fates))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.plan import current_runner
+from pipeline_lib.core.remote import without_user
 from pipeline_lib.kinds import Model
 from pipeline_lib.publishing.champion import rival
-from pipeline_lib.publishing.connection import SQLITE, connected, tracking_uri, without_credentials
-from pipeline_lib.publishing.live import JOURNAL, Follower
+from pipeline_lib.publishing.connection import connected, database_of, tracking_uri
+from pipeline_lib.publishing.live import Follower
 from pipeline_lib.publishing.registry import VersionRow, promote, rollback, versions
 
 __all__ = [
-    "JOURNAL",
     "Follower",
     "VersionRow",
     "champion_against",
@@ -26,14 +26,13 @@ __all__ = [
     "rollback",
     "run_url",
     "versions",
-    "without_credentials",
 ]
 
 
 def registry_exists() -> bool:
     """Return whether there may be registered models: a server is named, or the database is there."""
-    uri = tracking_uri()
-    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
+    database = database_of(tracking_uri())
+    return database is None or database.exists()
 
 
 def registered_paths() -> list[Path]:
@@ -89,7 +88,7 @@ def run_url(run_id: str) -> str | None:
     """
     from pipeline_lib.settings import settings
 
-    base = settings().mlflow_ui_url or without_credentials(tracking_uri())
+    base = settings().mlflow_ui_url or without_user(tracking_uri())
     if not base.startswith("http"):
         return None
     with connected() as client:

@@ -7,8 +7,7 @@ run whose state says ``Built`` or ``Cached``. Prefect caches nothing: the store 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,22 +195,22 @@ class Flow(Generic[P, T]):
 
     def run(self, runner: PrefectRunner, run_name: str, *args: P.args, **kwargs: P.kwargs) -> None:
         """Run as a Prefect flow run named ``run_name``, on the settings' server or a temporary one."""
-        with prefect_environment():
-            from prefect import flow as prefect_flow
+        set_environment()
+        from prefect import flow as prefect_flow
 
-            _find_or_start_server()
+        _find_or_start_server()
 
-            def body() -> None:
-                self.run_inside(runner, *args, **kwargs)
+        def body() -> None:
+            self.run_inside(runner, *args, **kwargs)
 
-            wrapped = prefect_flow(
-                name=self.name,
-                flow_run_name=run_name,
-                description=self.function.__doc__,
-                validate_parameters=False,
-                persist_result=False,
-            )(body)
-            wrapped()
+        wrapped = prefect_flow(
+            name=self.name,
+            flow_run_name=run_name,
+            description=self.function.__doc__,
+            validate_parameters=False,
+            persist_result=False,
+        )(body)
+        wrapped()
 
 
 def _find_or_start_server() -> None:
@@ -246,8 +245,7 @@ def flow(function: Callable[P, T]) -> Flow[P, T]:
     return Flow(function)
 
 
-@contextmanager
-def prefect_environment() -> Iterator[None]:
+def set_environment() -> None:
     """Set what Prefect reads on import, where the user has not: quiet, its files beside the store."""
     import os
 
@@ -264,4 +262,3 @@ def prefect_environment() -> Iterator[None]:
         os.environ.setdefault(key, value)
     # Where the directory is missing Prefect waits for its server until the timeout.
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
-    yield

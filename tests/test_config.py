@@ -46,7 +46,7 @@ def test_an_unknown_key_names_the_file_the_place_and_the_likely_key(write: Any) 
 def test_an_unknown_key_unlike_any_lists_those_that_are_known(write: Any) -> None:
     (line,) = failure(write("scrub: {zzzz: 1}\n"))
     assert line.endswith(
-        "scrub.zzzz: unknown key; known here: kinds, action, names, names_model, names_revision, "
+        "scrub.zzzz: unknown key; known: kinds, action, names, names_model, names_revision, "
         "names_language, names_threshold, seed"
     )
 

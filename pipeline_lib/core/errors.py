@@ -10,6 +10,9 @@ FinetuneError          exit code 1
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class FinetuneError(Exception):
     """What stopped the work, in one line for the person who asked for it."""
@@ -37,3 +40,10 @@ class StageError(FinetuneError):
 
 class ServiceError(FinetuneError):
     """A server outside this process did not answer as it should."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean 'x'?" for the known name that is nearest to ``name``; without one, all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"

@@ -127,13 +127,6 @@ class MirroredStore(Store):
         self._know_ancestors(artifact.manifest, {artifact.address})
         return artifact
 
-    def manifests(self, stage: str | None = None) -> Iterator[tuple[Path, Manifest]]:
-        """Yield (directory, manifest) of every artifact in mirror or remote, or of one stage's."""
-        for name in [stage] if stage else self.remote.names():
-            if name and name != RUNS and not name.startswith("."):
-                self._know_all(name)
-        yield from super().manifests(stage)
-
     def recorded(self, run: str, artifacts: Mapping[str, Artifact]) -> None:
         """Push what the run used and was not pushed, then the run's record."""
         for artifact in artifacts.values():
@@ -159,8 +152,7 @@ class MirroredStore(Store):
         elsewhere: set[Path] = set()
         for name in [stage] if stage else self.remote.names():
             if name != RUNS and not name.startswith("."):
-                self._know_all(name)
-                elsewhere |= {self.root / name / fingerprint for fingerprint in self.remote.names(name)}
+                elsewhere.update(self._know_all(name))
         yield from sorted(elsewhere.union(super().places(stage)))
 
     def lacks(self, place: Path, entry: FileEntry) -> bool:
@@ -316,13 +308,15 @@ class MirroredStore(Store):
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
 
-    def _know_all(self, stage: str) -> None:
+    def _know_all(self, stage: str) -> list[Path]:
+        """Place the manifests of a stage that the mirror lacks; return where the remote has artifacts."""
         places = [self.root / stage / name for name in self.remote.names(stage)]
-        places = [place for place in places if not (place / MANIFEST).exists()]
+        new = [place for place in places if not (place / MANIFEST).exists()]
         with ThreadPoolExecutor(TRANSFERS) as pool:
-            for place, manifest in zip(places, pool.map(self._remote, places), strict=True):
+            for place, manifest in zip(new, pool.map(self._remote, new), strict=True):
                 if manifest:
                     self._know(place, manifest)
+        return places
 
     def _know_ancestors(self, manifest: Manifest, seen: set[str]) -> None:
         for address in (ref.address for ref in manifest.inputs.values()):

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from pipeline_lib.core.artifact import Artifact
-from pipeline_lib.core.errors import ConfigError, DataError, FinetuneError, ServiceError, StoreError
+from pipeline_lib.core.errors import (
+    ConfigError,
+    DataError,
+    FinetuneError,
+    ServiceError,
+    StoreError,
+    did_you_mean,
+)
 from pipeline_lib.core.fingerprint import canonical
 from pipeline_lib.core.manifest import Manifest
 from pipeline_lib.core.runs import runs_of
@@ -100,11 +107,7 @@ class Selection:
         """Return the names that are to be materialized, in order; ConfigError for an unknown name."""
         for name in filter(None, (self.only, self.start, self.until, *sorted(self.force))):
             if name not in names:
-                import difflib
-
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
-                raise ConfigError(f"no stage {name!r} in this pipeline; {hint}")
+                raise ConfigError(f"no stage {name!r} in this pipeline; {did_you_mean(name, names)}")
         if self.only:
             return [self.only]
         first = names.index(self.start) if self.start else 0

@@ -37,6 +37,7 @@ from pipeline_lib.core.manifest import (
 )
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.provenance import code_digest, describe_machine
+from pipeline_lib.core.runs import RUNS
 from pipeline_lib.core.stage import Recipe
 
 A = TypeVar("A", bound=Artifact)
@@ -116,7 +117,7 @@ class Store:
     def places(self, stage: str | None = None) -> Iterator[Path]:
         """Yield the directory of every artifact, or of one stage's, whole or damaged, in path order."""
         for path in sorted(self.root.glob(f"{stage or '[!.]*'}/*")):
-            if path.is_dir() and path.parent.name != "runs":
+            if path.is_dir() and path.parent.name != RUNS:
                 yield path
 
     def lacks(self, place: Path, entry: FileEntry) -> bool:
@@ -205,9 +206,9 @@ class Store:
 
     def manifests(self, stage: str | None = None) -> Iterator[tuple[Path, Manifest]]:
         """Yield (directory, manifest) of every artifact, or of one stage's, in path order."""
-        for path in sorted(self.root.glob(f"{stage or '[!.]*'}/*/{MANIFEST}")):
-            if path.parent.parent.name != "runs":
-                yield path.parent, Manifest.read(path)
+        for path in self.places(stage):
+            if (path / MANIFEST).exists():
+                yield path, Manifest.read(path / MANIFEST)
 
 
 def _open(recipe: Recipe[A], place: Path, manifest: Manifest) -> A:
@@ -271,7 +272,7 @@ def _os_error(error: OSError, where: str) -> FinetuneError:
 
 def link_run(store: Store, run: str, artifacts: dict[str, Artifact]) -> Path:
     """Record which artifacts a run used as links ``runs/<run>/<name>``."""
-    directory = store.root / "runs" / run
+    directory = store.root / RUNS / run
     with writable(store.root):
         directory.mkdir(parents=True, exist_ok=True)
         for name, artifact in artifacts.items():

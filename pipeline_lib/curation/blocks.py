@@ -29,16 +29,13 @@ MOST_ROWS = 4_096
 _END = "^00[0-3]"
 """How the id of a block's last conversation begins: one id of 1,024, as they are hashes."""
 
-Verdict = tuple[str, str] | None
-
 
 @dataclass(frozen=True)
 class Outcome:
     """What a stage made of a block: as many rows as it was given, in their order."""
 
     batch: pa.RecordBatch
-    verdicts: Sequence[Verdict]
-    """None for a conversation that is kept, else reason and detail."""
+    verdicts: Sequence[records.Verdict]
     counts: Mapping[str, Any] = field(default_factory=dict)
     """JSON values that the stage adds up."""
 

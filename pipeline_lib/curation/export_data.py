@@ -22,14 +22,14 @@ from pipeline_lib.core.errors import ConfigError, DataError
 from pipeline_lib.core.progress import track
 from pipeline_lib.curation import shapes
 from pipeline_lib.curation.fates import parts_of
-from pipeline_lib.curation.format import SAID, split_input
+from pipeline_lib.curation.format import SAID, input_in, split_input
+from pipeline_lib.curation.reading import PLACES
 from pipeline_lib.kinds import Dataset
 
 Row = dict[str, Any]
 Form = Literal["openai", "sharegpt", "alpaca"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
-_PLACES = ("file", "line", "row")
 _FROM = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 # What a reader of these formats gives a meaning to; a source's own column of that name is put aside.
 _MEANT = frozenset(
@@ -141,7 +141,7 @@ def row_of(conversation: Mapping[str, Any], form: Form) -> Row:
     if bool(conversation.get("chosen")) != bool(conversation.get("rejected")):
         raise UnfitError("half a pair")
     metadata = orjson.loads(conversation.get("metadata") or "{}")
-    given = {key: value for key, value in metadata.items() if key not in _PLACES}
+    given = {key: value for key, value in metadata.items() if key not in PLACES}
     given |= {key: conversation[key] for key in ("reason", "detail") if conversation.get(key)}
     # As it was before a prompt was put around it.
     messages = given.pop(SAID, messages)
@@ -234,7 +234,7 @@ def _alpaca(conversation: Mapping[str, Any], messages: Sequence[Row], given: Row
     if any([message["role"] for message in answer] != ["assistant"] for answer in answers):
         raise UnfitError("not one answer on each side")
     *before, question = turns[: len(turns) - asked + 1]
-    instruction, text = split_input(question["content"] or "", given.get("input") or given.get("context"))
+    instruction, text = split_input(question["content"] or "", input_in(given))
     if instruction and text:
         given.pop("input", None)
     else:

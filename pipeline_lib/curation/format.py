@@ -7,6 +7,7 @@ gives back what was read whatever the template made of it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,7 +35,6 @@ ALPACA = (
     "request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:"
 )
-
 
 SAID = "format.messages"
 """Metadata key of the messages as they were before they were put under a prompt."""
@@ -120,7 +120,7 @@ def _formatted(row: dict[str, Any], config: FormatConfig) -> dict[str, Any]:
     if config.style == "chat":
         return row
     if config.template is None:
-        given = _input(row)
+        given = input_in(json.loads(row["metadata"] or "{}"))
         made = [_alpaca(m, given) if m["role"] == "user" else m for m in row["messages"]]
     else:
         made = _templated(row, config.template)
@@ -134,13 +134,14 @@ def _templated(row: dict[str, Any], template: str) -> list[dict[str, Any]]:
     before = row["messages"] if row["chosen"] else row["messages"][:-1]
     system = before[0] if before[0]["role"] == "system" else None
     asked = [str(message["content"] or "") for message in before if message["role"] == "user"]
-    instruction, given = split_input(asked[-1] if asked else "", _input(row))
+    metadata = json.loads(row["metadata"] or "{}")
+    instruction, given = split_input(asked[-1] if asked else "", input_in(metadata))
     fields = {
         "instruction": instruction,
         "input": given,
         "system": str(system["content"] or "") if system else "",
         "messages": [{**message, "content": message["content"] or ""} for message in before],
-        "metadata": json.loads(row["metadata"] or "{}"),
+        "metadata": metadata,
     }
     # A system message that the template leaves out is not lost: it stays where it is.
     apart = [system] if system and not names_in(template) & {"system", "messages"} else []
@@ -160,9 +161,8 @@ def _alpaca(message: dict[str, Any], given: object) -> dict[str, Any]:
     return {**message, "content": layout.format(instruction=instruction, input=rest)}
 
 
-def _input(row: dict[str, Any]) -> object:
+def input_in(metadata: Mapping[str, Any]) -> object:
     """Return the input that an Alpaca row, or the context that a Dolly row was read with."""
-    metadata = json.loads(row["metadata"] or "{}")
     return metadata.get("input") or metadata.get("context")
 
 

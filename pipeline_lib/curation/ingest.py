@@ -20,9 +20,6 @@ from pipeline_lib.core.stage import stage
 from pipeline_lib.curation.sources import Source, source_digests
 from pipeline_lib.kinds import Dataset
 
-SUSPECTS = {"markup": 0, "mojibake": 0, "replacement_character": 0}
-"""Messages that look like HTML, like encoding damage, or hold replacement characters."""
-
 
 class IngestConfig(StageConfig):
     """Where the conversations come from."""
@@ -41,7 +38,8 @@ def ingest(out: Output, config: IngestConfig) -> None:
 
     digests = source_digests(config)
     opened = open_sources(config.sources)
-    arrivals, suspect, read = Arrivals(), Counter(SUSPECTS), 0
+    arrivals, read = Arrivals(), 0
+    suspect: Counter[str] = Counter()
     found = out.track(outcomes(opened, out), size=lambda one: one.batch.num_rows)
     with DatasetWriter(out.path) as writer:
         for one in found:

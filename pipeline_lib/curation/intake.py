@@ -6,7 +6,6 @@ all before anything is written. ``reading`` makes conversations of a run, ``arri
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_lib.core.errors import DataError
+from pipeline_lib.core.errors import DataError, did_you_mean
 from pipeline_lib.core.output import Output
 from pipeline_lib.curation import shapes
 from pipeline_lib.curation.blocks import Outcome
@@ -207,13 +206,8 @@ def _check_columns(source: Source, heads: list[list[Row]]) -> None:
     present = {key for head in heads for row in head if isinstance(row.value, Mapping) for key in row.value}
     for ours, theirs in source.columns.items():
         if present and theirs not in present:
-            near = difflib.get_close_matches(theirs, map(str, present), n=1)
-            hint = (
-                f"did you mean {near[0]!r}?"
-                if near
-                else f"it has {', '.join(sorted(map(str, present)))[:200]}"
-            )
-            raise DataError(f"{source.label}: columns.{ours}: no column {theirs!r}; {hint}")
+            hint = did_you_mean(theirs, sorted(map(str, present)))
+            raise DataError(f"{source.label}: columns.{ours}: no column {theirs!r}; {hint[:200]}")
 
 
 def _named(names: Iterable[str]) -> str:

@@ -18,8 +18,8 @@ from zipfile import BadZipFile
 import pyarrow as pa
 
 from pipeline_lib import records
+from pipeline_lib.records import Verdict
 
-Verdict = tuple[str, str] | None
 Known = tuple[pa.RecordBatch, list[Verdict], Mapping[str, Any]]
 
 _PLACE = pa.field("place", pa.int32())

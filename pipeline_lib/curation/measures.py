@@ -131,8 +131,7 @@ def _measure_sample(made: Measures, batch: pa.RecordBatch, count: Count) -> None
     # Their sum is the whole to a token or two, and counting takes most of the time.
     made.lengths["conversation"] += [one + other for one, other in zip(prompts, answers, strict=True)]
     for answer in texts["answer"]:
-        made.languages[
-            language_of(answer[:LANGUAGE_CHARACTERS], LANGUAGE_LETTERS) or "too short to tell"
-        ] += 1
+        language = language_of(answer[:LANGUAGE_CHARACTERS], LANGUAGE_LETTERS)
+        made.languages[language or "too short to tell"] += 1
         made.answers[answer[:ANSWER_CHARACTERS]] += 1
         made.dated += YEAR.search(answer) is not None

@@ -214,7 +214,7 @@ def _charts(before: Measures, after: Measures) -> list[Markup]:
     ]
     turns = [("before", _repeated(before.turns)), ("after", _repeated(after.turns))]
     drawn.append(histogram(turns, "messages", "Conversations by number of messages (%)"))
-    return [figure for figure in drawn if figure]
+    return [chart for chart in drawn if chart]
 
 
 def _repeated(turns: Counter[int]) -> list[int]:

@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 
 from pipeline_lib import records
 from pipeline_lib.curation import shapes
-from pipeline_lib.curation.blocks import Outcome, Verdict
+from pipeline_lib.curation.blocks import Outcome
 from pipeline_lib.curation.rows import Row, parsed
 from pipeline_lib.curation.turns import FormatError
 
-_PLACES = ("file", "line", "row")
+PLACES = ("file", "line", "row")
+"""Metadata that says where in its source a conversation stood."""
 _FIELDS = tuple(field.name for field in records.MESSAGE)
 _MARKUP = r"(?i)</?(?:p|br|div|span|a|li|ul|ol|td|tr|table|h[1-6]|b|i|strong|em|img|script)(?:\s[^<>]*)?/?>"
 _MOJIBAKE = "Ã[\u0080-¿]|â€|Â[\u00a0-¿]"
@@ -80,7 +81,7 @@ def conversations_of(run: Run) -> Outcome:
         items.extend(_items(reading, row, lambda value: shape(rename(value))))
         sizes.append(len(items) - before)
     batch = _batch(reading.source, items)
-    verdicts: list[Verdict] = [(item.reason, item.detail) if item.reason else None for item in items]
+    verdicts: list[records.Verdict] = [(item.reason, item.detail) if item.reason else None for item in items]
     return Outcome(batch, verdicts, {"items": sizes, "suspect": suspects(batch)})
 
 
@@ -146,8 +147,8 @@ def _dropped(reading: Reading, reason: str, why: str, place: Mapping[str, Any]) 
 
 
 def _metadata_text(metadata: Mapping[str, Any], place: Mapping[str, Any]) -> str:
-    if any(key in metadata for key in _PLACES):
-        metadata = {f"column.{key}" if key in _PLACES else key: value for key, value in metadata.items()}
+    if any(key in metadata for key in PLACES):
+        metadata = {f"column.{key}" if key in PLACES else key: value for key, value in metadata.items()}
     return orjson.dumps({**metadata, **place}, default=str).decode()
 
 

@@ -17,6 +17,7 @@ import orjson
 from pipeline_lib import records
 from pipeline_lib.core.output import Output
 from pipeline_lib.kinds import Dataset
+from pipeline_lib.records import Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +29,6 @@ SOURCE = "synthetic"
 FAMILY = "synthetic_family"
 """Metadata key of seeds and what was written after them: the id of the first of the seeds."""
 Row = dict[str, Any]
-Verdict = tuple[str, str] | None
 
 
 @dataclass(frozen=True)

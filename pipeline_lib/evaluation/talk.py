@@ -13,6 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import DataError, StageError
+from pipeline_lib.evaluation.loading import positions_of
 from pipeline_lib.kinds import brings_code
 from pipeline_lib.launch import device
 
@@ -38,7 +39,7 @@ class Talker:
     @property
     def positions(self) -> int:
         """Tokens that prompt and answer may have together."""
-        return int(getattr(self.model.config, "max_position_embeddings", 2048))
+        return positions_of(self.model)
 
     def answer(
         self, messages: Sequence[Mapping[str, Any]], *, max_new_tokens: int, temperature: float

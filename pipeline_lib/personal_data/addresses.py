@@ -16,7 +16,7 @@ _PARTICLE = (
     r"|(?=[dl]['’]))"
 )
 _NAME = rf"(?:{_PARTICLE} )*(?:[dl]['’])?[A-ZÀ-Þ][\w'’.-]*"
-_ENGLISH_SORTS = (
+ENGLISH_SORTS = (
     "Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Square|Sq"
     "|Terrace|Way|Parkway|Pkwy|Circle|Cir|Highway|Hwy|Trail|Trl|Close|Crescent|Cres|Mews"
     "|Grove|Gardens|Hill|Row|Walk|Alley|Loop|Plaza|Turnpike|Expressway|Crossing|Heights|Ridge|Pike"
@@ -49,7 +49,7 @@ _DOOR = r"(?:,? (?:[0-9]{1,2} ?[ºª°](?: ?(?:[A-D]\b|dcha|izq|centro))?|m\. ?[
 _SHAPES = (
     rf"(?<![\w.,$€£/-])[0-9]{{1,5}}(?:[A-Za-z]|[-/][0-9]{{1,4}}|½)?,? (?:(?:North|South|East|West"
     rf"|[NSEW]{{1,2}}\.?) )?(?:(?:St|Mt|Dr)\.? )?(?:(?:The|[A-Z][\w'’.-]*)|[0-9]{{1,3}}(?:st|nd|rd|th)) "
-    rf"(?:[A-Z][\w'’-]* ){{0,3}}?(?:{_ENGLISH_SORTS})\b\.?(?! (?:and|or) [A-Z][a-z]+ (?:Street"
+    rf"(?:[A-Z][\w'’-]* ){{0,3}}?(?:{ENGLISH_SORTS})\b\.?(?! (?:and|or) [A-Z][a-z]+ (?:Street"
     rf"|Avenue))(?: (?:North|South|East|West|[NSEW]{{1,2}})\b)?{_UNIT}(?:{_NEXT}{_TOWN}{_STATE})?",
     (
         rf"(?<![\w.,$€£/-])[0-9]{{1,5}}[a-z]? (?:Broadway|Piccadilly|Strand|(?:State Route|County Road"

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline_lib.personal_data.addresses import ENGLISH_SORTS
 from pipeline_lib.personal_data.context import DASHES, SEPARATORS
 from pipeline_lib.personal_data.credentials import SECRET_NAMES
 
@@ -38,12 +39,6 @@ _NUMBERED = frozenset({"digits", "letters_digits", "dots", "passport", "street",
 """Gates that never open for a text without a digit, as many are."""
 
 _NONE: frozenset[str] = frozenset()
-_STREETS = (
-    "Street|St|Ave|Avenue|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Square|Sq"
-    "|Terrace|Way|Parkway|Pkwy|Circle|Cir|Highway|Hwy|Trail|Trl|Close|Cres|Crescent|Mews"
-    "|Grove|Gardens|Hill|Row|Walk|Alley|Loop|Plaza|Turnpike|Expressway|Crossing|Heights|Ridge|Pike"
-    "|Esplanade|Parade|Quay|Run|Path|Bypass|Common|Point|View|Landing|Motorway|Freeway"
-)
 
 GATES = {
     "at": r"[0-9A-Za-z_\x{80}-\x{10FFFF}%+'~&.-]@[0-9A-Za-z\x{80}-\x{10FFFF}]|[\[({] ?[aA][tT] ?[\])}]"
@@ -95,7 +90,7 @@ GATES = {
     "street": (
         r"\b(?:[Uu]l|[Aa]l|[Pp]l|[Oo]s)\. ?[A-ZĄ-Ż][^\n\t0-9]{0,60} [0-9]|(?:ул|пр|пер)\. |"
         r"(?:улица|проспект|переулок) |(?:[Uu]lica|[Aa]lej[ae]|[Pp]lac|[Oo]siedle) [A-ZĄ-Ż]|PSC [0-9]|"
-        rf"[^\s] (?:{_STREETS})\b|[0-9][a-z]? (?:Broadway|Piccadilly|Strand|The |State Route|County Road"
+        rf"[^\s] (?:{ENGLISH_SORTS})\b|[0-9][a-z]? (?:Broadway|Piccadilly|Strand|The |State Route|County Road"
         rf"|Route|Highway)|Box [0-9]"
         r"|[0-9][a-z]? [A-Z][a-z]+(?:way|gate|field|side)"
         r"|(?:[Ss]tra(?:ß|ss)e|[Ss]tr\.|[wW]eg|[Pp]latz|[Aa]llee|[gG]asse|-Ring|damm|ufer|straat|laan"

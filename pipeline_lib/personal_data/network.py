@@ -85,6 +85,10 @@ _VERSION_WORDS = re.compile(
     ),
     re.IGNORECASE,
 )
+_HOST_WORDS = words("ip", "host", "server")
+_PREFIX_LENGTH = re.compile(r"/([0-9]{1,2})(?![0-9])")
+"""Of a network in CIDR notation (RFC 4632)."""
+_IN_URL = re.compile(r"://[^\s/@]*$")
 _URL = re.compile(r"(?<![\w+.-])[a-z][a-z0-9+.-]{1,20}://[^\s<>\"'`|\\^{}]+", re.IGNORECASE)
 _USERINFO = re.compile(r"[a-z0-9+.-]+://([^\s/@:]*):([^\s/@]+)@([^\s/:?#]+)", re.IGNORECASE)
 _QUERY_SECRET = re.compile(
@@ -120,7 +124,7 @@ def emails(text: str, regions: Regions) -> Iterator[Span]:
 
 def _is_userinfo(text: str, match: re.Match[str]) -> bool:
     """Return whether what stands before the @ is a user or password of a web address or of git."""
-    return match.group(0).startswith("git@") or before(text, match.start(), re.compile(r"://[^\s/@]*$"), 80)
+    return match.group(0).startswith("git@") or before(text, match.start(), _IN_URL, 80)
 
 
 def ip_addresses(text: str, regions: Regions) -> Iterator[Span]:
@@ -143,7 +147,7 @@ def _is_host(text: str, match: re.Match[str]) -> bool:
         return False
     if address.is_loopback or match.group(0).startswith(("0.", "255.")) or _in_documentation(address):
         return False
-    mask = re.compile(r"/([0-9]{1,2})(?![0-9])").match(text, match.end())
+    mask = _PREFIX_LENGTH.match(text, match.end())
     if mask is None or int(mask.group(1)) > 31:
         return True
     return int(address) & ((1 << (32 - int(mask.group(1)))) - 1) != 0
@@ -158,7 +162,7 @@ _DOCUMENTATION = tuple(map(ipaddress.IPv4Network, ("192.0.2.0/24", "198.51.100.0
 
 def _is_version(text: str, match: re.Match[str]) -> bool:
     if _VERSION_WORDS.search(text[max(0, match.start() - 14) : match.start()]):
-        return not before(text, match.start(), words("ip", "host", "server"), 16)
+        return not before(text, match.start(), _HOST_WORDS, 16)
     octets = [int(octet) for octet in match.group(0).split(".")]
     if max(octets) >= 32 or octets[0] == 10 or octets == [8, 8, 8, 8]:
         return False

@@ -27,6 +27,7 @@ _RUN = re.compile(rf"[0-9](?:(?:{_GAP}|[()]){{0,3}}[0-9]){{6,}}")
 _REACH = 24
 """Characters after a run of digits that an extension, and the look at what follows, may need."""
 _EXTENSION = rf"(?:,?[{SEPARATORS}]?(?:x|ext\.?|extension|#)[{SEPARATORS}.:]?[0-9]{{1,6}})?"
+_EXTENDED = re.compile(r"x|ext|#", re.IGNORECASE)
 _FREE = NO_WORD_BEFORE + NO_SUM_BEFORE + r"(?<![+./$€£¥#%^*\-])(?<![0-9][,:])(?:(?<!\()|(?=\())"
 _END = NO_WORD_AFTER + r"(?![.,][0-9]|[\-/–:][0-9]|%|[ ]?[*=×÷^])"
 _NORTH_AMERICA = re.compile(
@@ -197,6 +198,11 @@ def phones(text: str, regions: Regions) -> Iterator[Span]:
         yield from _named_phones(text, regions, window)
 
 
+def without_extension(value: str) -> str:
+    """Return the number that stands before an extension (`x12`, `ext. 12`, `#12`)."""
+    return _EXTENDED.split(value, maxsplit=1)[0]
+
+
 def _span(text: str, start: int, end: int) -> Span:
     """Return the span without an opening parenthesis that closes behind the number."""
     return Span("phone", start + (text[start] == "(" and ")" not in text[start:end]), end)
@@ -241,7 +247,7 @@ def _longest_possible(text: str, match: re.Match[str]) -> int:
 
 
 def _is_possible(value: str, shortened: bool) -> bool:
-    digits = re.sub(r"\(0\)", "", re.split(r"x|ext|#", value, maxsplit=1, flags=re.IGNORECASE)[0])
+    digits = without_extension(value).replace("(0)", "")
     number = "+" + (digits_of(digits) if "+" in digits else digits_of(digits)[2:])
     try:
         parsed = phonenumbers.parse(number)
@@ -259,7 +265,7 @@ def _is_valid(number: str, region: str) -> bool:
 
 
 def _is_national(text: str, match: re.Match[str], regions: Regions) -> bool:
-    value = re.split(r"x|ext|#", match.group(0), maxsplit=1, flags=re.IGNORECASE)[0]
+    value = without_extension(match.group(0))
     digits = digits_of(value)
     grouped = len(re.findall(r"[0-9]+", value)) > 1
     if (
@@ -282,7 +288,7 @@ def _is_sequence(value: str) -> bool:
 def _named_phones(text: str, regions: Regions, window: tuple[int, int]) -> Iterator[Span]:
     """Yield numbers of any form right after (or before) a word for phone."""
     for match in _NAMED.finditer(text, *window):
-        digits = digits_of(re.split(r"x|ext|#", match.group(0), maxsplit=1, flags=re.IGNORECASE)[0])
+        digits = digits_of(without_extension(match.group(0)))
         if (
             _is_sequence(match.group(0))
             or _DATE.match(match.group(0).lstrip("("))

@@ -15,6 +15,7 @@ from pipeline_lib.personal_data.context import compact, digits_of
 from pipeline_lib.personal_data.detect import find
 from pipeline_lib.personal_data.kinds import ALL, PLACEHOLDER, REGIONS, Span, placeholder
 from pipeline_lib.personal_data.masking import mask
+from pipeline_lib.personal_data.phones import without_extension
 from pipeline_lib.personal_data.recognise import Recogniser
 from pipeline_lib.personal_data.surrogates import surrogate
 
@@ -111,7 +112,7 @@ def normalised(kind: str, value: str) -> str:
         dotted = re.sub(r"\s*[\[({]\s*dot\s*[\])}]\s*|\sdot\s", ".", value.lower())
         return re.sub(r"\s*[\[({]\s*at\s*[\])}]\s*|\sat\s", "@", dotted)
     if kind == "phone":
-        number = digits_of(re.split(r"x|ext|#", value.replace("(0)", ""), maxsplit=1, flags=re.IGNORECASE)[0])
+        number = digits_of(without_extension(value.replace("(0)", "")))
         return number.removeprefix("00").removeprefix("1") if len(number) > 10 else number
     if kind in _SPELLED_FREELY:
         return compact(value)

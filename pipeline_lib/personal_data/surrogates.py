@@ -17,11 +17,12 @@ from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.personal_data.checksums import is_vin
 from pipeline_lib.personal_data.identity import MONTHS, register_of
 from pipeline_lib.personal_data.numeric import is_card, is_iban, is_named_card
+from pipeline_lib.personal_data.phones import without_extension
+from pipeline_lib.personal_data.wallets import BASE58
 
 if TYPE_CHECKING:
     from faker import Faker
 
-_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _TRIES = 10_000
 
 
@@ -106,7 +107,7 @@ def _email(value: str, random: Random, faker: "Faker") -> str:
 
 def _phone(value: str, random: Random, faker: "Faker") -> str:
     """Return a fictitious number (555-01xx) for North American forms, else one of the same area."""
-    number = re.split(r"(?i)(?:x|ext|#)", value, maxsplit=1)[0]
+    number = without_extension(value)
     places = [index for index, character in enumerate(number) if character in string.digits]
     foreign = value.lstrip("(").startswith(("+", "00")) and not value.lstrip("(").startswith(("+1", "001"))
     line = f"55501{random.randrange(100):02d}"
@@ -176,7 +177,7 @@ def _crypto_wallet(value: str, random: Random, faker: "Faker") -> str:
     number, digits = int.from_bytes(payload), ""
     while number:
         number, digit = divmod(number, 58)
-        digits = _BASE58[digit] + digits
+        digits = BASE58[digit] + digits
     return "1" * (len(payload) - len(payload.lstrip(b"\0"))) + digits
 
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pipeline_lib.personal_data.context import around, words
 from pipeline_lib.personal_data.kinds import Regions, Span
 
-_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_RIPPLE = str.maketrans("rpshnaf39wBUDNEGHJKLM4PQRST7VWXYZ2bcdeCg65jkm8oFqi1tuvAxyz", _BASE58)
+BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_RIPPLE = str.maketrans("rpshnaf39wBUDNEGHJKLM4PQRST7VWXYZ2bcdeCg65jkm8oFqi1tuvAxyz", BASE58)
 _BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 _WALLET = re.compile(
     r"(?<![A-Za-z0-9])(?:0x[0-9a-fA-F]{40}|bitcoincash:[qp][02-9ac-hj-np-z]{41}"
@@ -52,7 +52,7 @@ def is_wallet(value: str) -> bool:
         return True
     if re.fullmatch(r"G[A-Z2-7]{55}|[EU]Q[0-9A-Za-z_-]{46}", value):
         return _is_stellar(value) if len(value) == 56 else _is_ton(value)
-    if set(value) - set(_BASE58):
+    if set(value) - set(BASE58):
         return False
     return (
         _is_base58check(value)
@@ -69,7 +69,7 @@ def _decoded(value: str) -> bytes:
     """Return the bytes of a base58 number, of which leading ones are zeros."""
     number = 0
     for character in value:
-        number = number * 58 + _BASE58.index(character)
+        number = number * 58 + BASE58.index(character)
     zeros = len(value) - len(value.lstrip("1"))
     return b"\0" * zeros + number.to_bytes((number.bit_length() + 7) // 8)
 
@@ -91,7 +91,7 @@ def _is_polkadot(value: str) -> bool:
 
 def _is_solana(value: str) -> bool:
     """Return whether a value is base58 of 32 bytes, which is all that an address of Solana is."""
-    if not 32 <= len(value) <= 44 or set(value) - set(_BASE58) or not _is_mixed(value):
+    if not 32 <= len(value) <= 44 or set(value) - set(BASE58) or not _is_mixed(value):
         return False
     return len(_decoded(value)) == 32
 

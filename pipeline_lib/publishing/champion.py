@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import ServiceError
 from pipeline_lib.core.progress import mention
-from pipeline_lib.publishing.connection import connected, database_of, tracking_uri, without_credentials
+from pipeline_lib.core.remote import without_user
+from pipeline_lib.publishing.connection import connected, database_of, tracking_uri
 from pipeline_lib.publishing.registry import CHAMPION, VersionRow, versions_of
 from pipeline_lib.settings import home
 
@@ -97,7 +98,7 @@ def _memo() -> dict[str, Any]:
 
 
 def _key(name: str) -> str:
-    return f"{without_credentials(tracking_uri())} {name}"
+    return f"{without_user(tracking_uri())} {name}"
 
 
 def _state(database: Path) -> list[int]:

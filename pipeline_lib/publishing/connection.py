@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 from pipeline_lib.core.errors import ConfigError, ServiceError
 from pipeline_lib.core.locks import hold
+from pipeline_lib.core.remote import without_user
 from pipeline_lib.settings import home, settings
 
 if TYPE_CHECKING:
@@ -64,15 +64,7 @@ def registry_target(config: BaseModel) -> str:
     uri = tracking_uri()
     database = database_of(uri)
     mark = " (absent)" if database and not database.exists() else ""
-    return without_credentials(uri) + mark
-
-
-def without_credentials(uri: str) -> str:
-    """Return ``uri`` without the user and the password that it may carry."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return without_user(uri) + mark
 
 
 def artifact_location() -> str | None:
@@ -113,7 +105,7 @@ def connected() -> Iterator[MlflowClient]:
         except (mlflow.MlflowException, RequestException, SQLAlchemyError) as error:
             refused = getattr(error, "error_code", None) in REFUSALS
             raise (ConfigError if refused else ServiceError)(
-                f"MLflow at {without_credentials(uri)} {_line(error)}; "
+                f"MLflow at {without_user(uri)} {_line(error)}; "
                 "check MLFLOW_TRACKING_URI and run again, what is built is kept"
             ) from error
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.kinds import Evaluation, Verdict
 from pipeline_lib.publishing.lineage import Ancestor
 
@@ -34,7 +33,7 @@ def metrics(contents: RunContents, ancestors: Sequence[Ancestor]) -> list[Metric
     if contents.audit:
         figures |= dict(_audited("audit", contents.audit.read()))
     training = contents.training
-    curve_points = list(curves(training.path / "logs" / "history.jsonl")) if training else []
+    curve_points = list(curves(training.history)) if training else []
     return taken([(key, value, 0) for key, value in figures.items()] + curve_points)
 
 
@@ -94,18 +93,14 @@ def _costs(ancestors: Sequence[Ancestor]) -> Iterator[tuple[str, float]]:
 
 def curves(journal: Path) -> Iterator[tuple[str, float, int]]:
     """Yield name, value and step of every point of a training's journal."""
-    for point in _points(journal):
+    for point in points(journal):
         for key, value in point.items():
             if key not in ("step", "epoch") and isinstance(value, int | float):
                 yield CURVES.get(key, f"train.{key}"), float(value), int(point["step"])
 
 
-def history(training: Artifact) -> Iterator[dict[str, Any]]:
-    """Yield the points of the training's log, in order; none where it has no log."""
-    return _points(training.path / "logs" / "history.jsonl")
-
-
-def _points(journal: Path) -> Iterator[dict[str, Any]]:
+def points(journal: Path) -> Iterator[dict[str, Any]]:
+    """Yield the points of a training's journal, in order; none where there is no journal."""
     if journal.exists():
         with journal.open(encoding="utf-8") as lines:
             # The last line may be in the making.

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import FinetuneError
+from pipeline_lib.kinds import HISTORY
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-JOURNAL = "history.jsonl"
 SECONDS = 2.0
 """Between two looks at the journal."""
 AWAY_SECONDS, AWAY_TRIES = 15.0, 20
@@ -45,7 +45,7 @@ class Follower:
     def follow(self, work: Path, fingerprint: str) -> None:
         """Send the points of the training that works in ``work`` until `trained` or `leave`."""
         self.leave()
-        spec = {"journal": str(work / JOURNAL), "experiment": self._experiment, "fingerprint": fingerprint}
+        spec = {"journal": str(work / HISTORY), "experiment": self._experiment, "fingerprint": fingerprint}
         self._child = subprocess.Popen(
             [sys.executable, "-m", __name__, json.dumps(spec)],
             stdin=subprocess.PIPE,
@@ -94,6 +94,7 @@ class Draft:
     def send(self, client: MlflowClient) -> None:
         """Send the points that are new; the run is made with the first of them."""
         from pipeline_lib.publishing.figures import curves, taken
+        from pipeline_lib.publishing.tracking import METRICS_PER_CALL, chunks
 
         points = {(name, step): (name, value, step) for name, value, step in curves(self.journal)}
         fresh = [key for key in points if key not in self._sent]
@@ -101,8 +102,7 @@ class Draft:
             return
         if self.run_id is None:
             self.run_id = self._made(client)
-        for begin in range(0, len(fresh), 1000):  # MLflow's limit for one call
-            some = fresh[begin : begin + 1000]
+        for some in chunks(fresh, METRICS_PER_CALL):
             client.log_batch(self.run_id, metrics=taken(points[key] for key in some))
             self._sent.update(some)
 
@@ -126,13 +126,12 @@ class Draft:
 
     def _made(self, client: MlflowClient) -> str:
         """Make the run, in the place of drafts that earlier tries of the same training left."""
-        from pipeline_lib.publishing.tracking import SOURCE, SOURCE_TAG, end_run, experiment_id
+        from pipeline_lib.publishing.tracking import SOURCE, SOURCE_TAG, discard, experiment_id
 
         experiment = experiment_id(client, self.spec["experiment"])
         for earlier in client.search_runs([experiment], f"tags.{TAG} = '{self.spec['fingerprint']}'"):
             if earlier.info.status in ("RUNNING", "FAILED"):
-                end_run(client, earlier.info.run_id, "KILLED")
-                client.delete_run(earlier.info.run_id)
+                discard(client, earlier.info.run_id)
         tags = {"mlflow.runName": "training", SOURCE_TAG: SOURCE, TAG: self.spec["fingerprint"]}
         run_id: str = client.create_run(experiment, tags=tags).info.run_id
         return run_id

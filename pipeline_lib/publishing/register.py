@@ -17,6 +17,7 @@ from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.errors import ConfigError, ServiceError
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.progress import mention
+from pipeline_lib.core.remote import without_user
 from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import (
     Adapter,
@@ -31,7 +32,7 @@ from pipeline_lib.kinds import (
     Verdict,
     brings_code,
 )
-from pipeline_lib.publishing.connection import connected, registry_target, tracking_uri, without_credentials
+from pipeline_lib.publishing.connection import connected, registry_target, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -132,7 +133,7 @@ def register(
             "version": int(version.version),
             "aliases": sorted(client.get_model_version(config.model_name, version.version).aliases),
             "run_id": version.run_id,
-            "tracking_uri": without_credentials(tracking_uri()),
+            "tracking_uri": without_user(tracking_uri()),
             "experiment": config.experiment,
         }
         remember(client, config.model_name)

@@ -76,10 +76,8 @@ def report(
         "lengths": _lengths(tokens, base_evaluation, evaluation, champion),
         "answers": sample_answers(evaluation, base_evaluation, config.answers, champion),
         "lineage": lineage(
-            (
-                *(*curation, tokens, training, base_evaluation, evaluation),
-                *(one for one in (champion, audit) if one),
-                verdict,
+            filter(
+                None, (*curation, tokens, training, base_evaluation, evaluation, champion, audit, verdict)
             ),
             evaluation,
         ),
@@ -121,12 +119,12 @@ def training_facts(training: Trained) -> list[tuple[str, str]]:
 
 def _curves(training: Trained) -> list[Markup]:
     from pipeline_lib.pages.charts import Series, curves
-    from pipeline_lib.publishing.figures import history
+    from pipeline_lib.publishing.figures import points
 
-    points = list(history(training))
+    steps = list(points(training.history))
 
     def series(name: str, key: str) -> Series:
-        return Series(name, [(p["step"], float(p[key])) for p in points if p.get(key) is not None])
+        return Series(name, [(p["step"], float(p[key])) for p in steps if p.get(key) is not None])
 
     drawn = [
         curves([series("train", "loss"), series("validation", "eval_loss")], "step", "Loss (nats per token)"),

@@ -63,7 +63,7 @@ def contents_of(artifacts: Mapping[str, Artifact]) -> RunContents:
     Of each kind the last is the result.
     """
     items = tuple(artifacts.values())
-    trained = [a for a in items if isinstance(a, Trained) and (a.path / "logs" / "history.jsonl").exists()]
+    trained = [a for a in items if isinstance(a, Trained) and a.history.exists()]
     return RunContents(
         artifacts=items,
         training=trained[-1] if trained else None,
@@ -138,8 +138,7 @@ def delete_halves(client: MlflowClient, experiment: str, fingerprint: str) -> It
         yield run.info.run_id
         below = client.search_runs([experiment], f"tags.{PARENT_TAG} = '{run.info.run_id}'")
         for half in (run, *below):
-            end_run(client, half.info.run_id, "KILLED")
-            client.delete_run(half.info.run_id)
+            discard(client, half.info.run_id)
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -162,15 +161,16 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 def _log_batches(
     client: MlflowClient, run_id: str, metrics: list[Metric], params: list[Param], tags: list[RunTag]
 ) -> None:
-    for some_params in _chunks(params, PARAMS_PER_CALL):
+    for some_params in chunks(params, PARAMS_PER_CALL):
         client.log_batch(run_id, params=some_params)
-    for some_tags in _chunks(tags, TAGS_PER_CALL):
+    for some_tags in chunks(tags, TAGS_PER_CALL):
         client.log_batch(run_id, tags=some_tags)
-    for some_metrics in _chunks(metrics, METRICS_PER_CALL):
+    for some_metrics in chunks(metrics, METRICS_PER_CALL):
         client.log_batch(run_id, metrics=some_metrics)
 
 
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield the items in order, at most ``size`` at a time."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
@@ -274,6 +274,12 @@ def _log_answers(client: MlflowClient, run_id: str, evaluations: Mapping[str, Ev
 def end_run(client: MlflowClient, run_id: str, status: str = "FINISHED") -> None:
     """Close a run with its status: FINISHED, FAILED or KILLED."""
     client.set_terminated(run_id, status)
+
+
+def discard(client: MlflowClient, run_id: str) -> None:
+    """End a run as KILLED, and delete it."""
+    end_run(client, run_id, "KILLED")
+    client.delete_run(run_id)
 
 
 def log_file(client: MlflowClient, run_id: str, path: Path) -> None:

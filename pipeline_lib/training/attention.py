@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.training.methods import VIRTUAL_TOKENS
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,6 @@ PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_
 BY_SEQUENCE = "by_sequence"
 BY_ATTENTION_ALONE = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "olmo2", "smollm3", "granite")
 """Model types in which a token learns of others by attention alone: a flat row keeps sequences apart."""
-VIRTUAL_TOKENS = ("prefix_tuning", "prompt_tuning", "p_tuning")
 
 
 def check_attention(config: TrainConfig, device: str, *, own_code: bool) -> None:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from pipeline_lib.core.errors import StageError
+from pipeline_lib.training.gates import listed
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
-NAMED = 5
-"""Weights that the error names; the rest are counted."""
 COUNTERS = ("_metrics", "_stored_metrics", "_total_train_tokens")
 """What TRL's trainers count by themselves in every pass."""
 
@@ -46,10 +45,9 @@ class EveryWeightLearns(TrainerCallback):
         self.checked = True
         without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
         if without:
-            more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
             raise StageError(
                 f"train: {len(without)} trainable weights received no gradient in the first step: "
-                f"{', '.join(without[:NAMED])}{more}; freeze them, or take them out of the adapter's "
+                f"{listed(without)}; freeze them, or take them out of the adapter's "
                 "target_modules and modules_to_save"
             )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,8 @@ UNLEARNABLE = (
 )
 """Reasons for which a conversation of the right form teaches nothing."""
 PROMPT_DIFFERS = ("prompt_differs", "two_prompts")
-NAMED = 3
+NAMED = 4
+"""Names that an error lists; the rest are counted."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,17 @@ def check_model(base: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     rows = limits(base).vocabulary
     beyond = [token for token, i in sorted(tokenizer.get_vocab().items()) if rows and i >= rows]
     if beyond:
-        more = f" and {len(beyond) - NAMED} more" if len(beyond) > NAMED else ""
         raise DataError(
             f"base_model: the tokenizer has {len(tokenizer)} tokens, the model {rows} embeddings: none for "
-            f"{', '.join(beyond[:NAMED])}{more}; call model.resize_token_embeddings(len(tokenizer)) and save "
+            f"{listed(beyond)}; call model.resize_token_embeddings(len(tokenizer)) and save "
             "both, or take the tokenizer that belongs to the model"
         )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first of the names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def check_positions(base: Path, longest: int, stage: str, remedy: str) -> None:

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline_lib import chat, records
 from pipeline_lib.core.errors import DataError
-from pipeline_lib.training.token_shards import DROPPED, ROWS_AT_ONCE, SHARD_ROWS
+from pipeline_lib.training.token_shards import ROWS_AT_ONCE, TokenWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +34,7 @@ SCHEMAS = {
     "feedback": pa.schema([*NAMES, ("prompt_ids", IDS), ("completion_ids", IDS), ("label", pa.bool_())]),
     "prompts": pa.schema([*NAMES, ("prompt_ids", IDS), ("prompt", pa.string()), ("answer", pa.string())]),
 }
+ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
 Row = dict[str, Any]
 
 
@@ -52,85 +51,34 @@ def write_part(
     """
     chat.set_template(tokenizer, config.template)
     stops = set(chat.stop_ids(tokenizer))
-    schema, shard, counts = SCHEMAS[config.objective], _Shards(out.path, part), _Counts()
-    for batch in records.tracked(out, dataset, f"{part} conversations", part, ROWS_AT_ONCE):
-        for row in batch.to_pylist():
-            counts.read += 1
-            try:
-                found = [_fitting(item, config) for item in _items(tokenizer, row, config.objective)]
-            except _UnfitError as unfit:
-                counts.drop(row["id"], part, *unfit.args)
-                continue
-            counts.kept += 1
-            for item in found:
-                counts.count(item, stops)
-                shard.add({"source": row["source"], **item}, schema)
-    shard.close(schema)
-    pq.write_table(
-        pa.Table.from_pylist(counts.dropped, DROPPED),
-        out.path / f"dropped-{part}.parquet",
-        compression="zstd",
+    with TokenWriter(out.path, part, SCHEMAS[config.objective]) as writer:
+        for batch in records.tracked(out, dataset, f"{part} conversations", part, ROWS_AT_ONCE):
+            for row in batch.to_pylist():
+                try:
+                    whole = list(_items(tokenizer, row, config.objective))
+                    fitting = [_fitting(item, config) for item in whole]
+                except _UnfitError as unfit:
+                    writer.drop(row["id"], *unfit.args)
+                    continue
+                writer.count(1)
+                for item, before in zip(fitting, whole, strict=True):
+                    _add(writer, {"source": row["source"], **item}, stops, truncated=item != before)
+    return writer.stats()
+
+
+def _add(writer: TokenWriter, item: Row, stops: set[int], *, truncated: bool) -> None:
+    """Append an item, each of its answers a sequence with the prompt before it."""
+    answers = [item[name] for name in ANSWERS if name in item]
+    learnt, prompt, sequences = sum(map(len, answers)), len(item["prompt_ids"]), max(len(answers), 1)
+    writer.add(
+        item,
+        longest=prompt + max(map(len, answers), default=0),
+        sequences=sequences,
+        tokens=learnt + prompt * sequences,
+        learnt_tokens=learnt,
+        without_stop=any(not stops.intersection(ids) for ids in answers),
+        truncated=truncated,
     )
-    return counts.stats()
-
-
-class _Counts:
-    """What became of the conversations, under the same names as for other objectives."""
-
-    def __init__(self) -> None:
-        self.read = self.kept = 0
-        self.dropped: list[dict[str, str]] = []
-        self.reasons: dict[str, int] = {}
-        self.sums = {"sequences": 0, "tokens": 0, "learnt_tokens": 0, "without_stop": 0, "longest": 0}
-
-    def drop(self, name: str, part: str, reason: str, detail: str) -> None:
-        self.dropped.append({"id": name, "part": part, "reason": reason, "detail": detail})
-        self.reasons[reason] = self.reasons.get(reason, 0) + 1
-
-    def count(self, item: Row, stops: set[int]) -> None:
-        answers = [item[name] for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in item]
-        learnt = sum(map(len, answers))
-        self.sums["sequences"] += max(len(answers), 1)
-        self.sums["tokens"] += learnt + len(item["prompt_ids"]) * max(len(answers), 1)
-        self.sums["learnt_tokens"] += learnt
-        self.sums["without_stop"] += any(not stops.intersection(ids) for ids in answers)
-        self.sums["longest"] = max(
-            self.sums["longest"], len(item["prompt_ids"]) + max(map(len, answers), default=0)
-        )
-
-    def stats(self) -> dict[str, Any]:
-        reasons = dict(sorted(self.reasons.items()))
-        return {
-            "read": self.read,
-            "kept": self.kept,
-            "dropped": len(self.dropped),
-            **self.sums,
-            "truncated": 0,
-            "reasons": reasons,
-        }
-
-
-class _Shards:
-    """Parquet shards of fixed length."""
-
-    def __init__(self, directory: Path, part: str) -> None:
-        self.directory, self.part = directory, part
-        self._rows: list[Row] = []
-        self._count = 0
-
-    def add(self, item: Row, schema: pa.Schema) -> None:
-        self._rows.append(item)
-        if len(self._rows) == SHARD_ROWS:
-            self._flush(schema)
-
-    def close(self, schema: pa.Schema) -> None:
-        if self._rows or not self._count:
-            self._flush(schema)
-
-    def _flush(self, schema: pa.Schema) -> None:
-        table = pa.Table.from_pylist(self._rows, schema)
-        pq.write_table(table, self.directory / f"{self.part}-{self._count:05d}.parquet", compression="zstd")
-        self._rows, self._count = [], self._count + 1
 
 
 def _items(tokenizer: PreTrainedTokenizerBase, row: Row, objective: str) -> Iterator[Row]:
@@ -210,7 +158,7 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, row: Row) -> Row:
 
 def _fitting(item: Row, config: TokenizeConfig) -> Row:
     """Return the item if it is no longer than allowed; its answers are cut where the config says so."""
-    answers = [name for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in item]
+    answers = [name for name in ANSWERS if name in item]
     room = config.max_length - len(item["prompt_ids"])
     longest = max((len(item[name]) for name in answers), default=0)
     if longest <= room and room >= 1:

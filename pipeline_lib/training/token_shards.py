@@ -34,9 +34,9 @@ ROWS_AT_ONCE = 1_024
 class TokenWriter:
     """Writes one part's token shards and counts what is learnt."""
 
-    def __init__(self, directory: Path, part: str) -> None:
+    def __init__(self, directory: Path, part: str, schema: pa.Schema = SCHEMA) -> None:
         """Write ``<part>-*.parquet`` and ``dropped-<part>.parquet`` into ``directory``."""
-        self.directory, self.part = directory, part
+        self.directory, self.part, self.schema = directory, part, schema
         self._rows: list[dict[str, Any]] = []
         self._dropped: list[dict[str, str]] = []
         self._shards = 0
@@ -79,22 +79,30 @@ class TokenWriter:
         conversations: int = 1,
         source: str = "",
     ) -> None:
-        """Append one sequence with its mask; a block of several documents counts none, see ``packed``."""
-        self._rows.append({"id": name, "source": source, "input_ids": ids, "learn": learn})
-        counts = self._counts
-        counts["kept"] += conversations
-        counts["sequences"] += 1
-        counts["tokens"] += len(ids)
-        counts["learnt_tokens"] += sum(learn)
-        counts["without_stop"] += not stops
-        counts["truncated"] += truncated
-        counts["longest"] = max(counts["longest"], len(ids))
+        """Append one sequence with its mask; a block of several documents counts none, see ``count``."""
+        self.add(
+            {"id": name, "source": source, "input_ids": ids, "learn": learn},
+            longest=len(ids),
+            kept=conversations,
+            sequences=1,
+            tokens=len(ids),
+            learnt_tokens=sum(learn),
+            without_stop=not stops,
+            truncated=truncated,
+        )
+
+    def add(self, row: dict[str, Any], *, longest: int, **counts: int) -> None:
+        """Append a row, with the tokens of its longest sequence and what it adds to every other count."""
+        self._rows.append(row)
+        self._counts["longest"] = max(self._counts["longest"], longest)
+        for name, number in counts.items():
+            self._counts[name] += number
         if len(self._rows) == SHARD_ROWS:
             self._flush()
 
-    def packed(self, documents: int) -> None:
-        """Count conversations that were laid end to end in blocks."""
-        self._counts["kept"] += documents
+    def count(self, conversations: int) -> None:
+        """Count conversations whose rows count none: laid end to end in blocks, or of several rows each."""
+        self._counts["kept"] += conversations
 
     def drop(self, name: str, reason: str, detail: str) -> None:
         """Record a conversation that is not trained on."""
@@ -113,7 +121,7 @@ class TokenWriter:
         }
 
     def _flush(self) -> None:
-        table = pa.Table.from_pylist(self._rows, SCHEMA)
+        table = pa.Table.from_pylist(self._rows, self.schema)
         pq.write_table(table, self.directory / f"{self.part}-{self._shards:05d}.parquet", compression="zstd")
         self._rows, self._shards = [], self._shards + 1
 

@@ -74,7 +74,7 @@ class TokenizeConfig(StageConfig):
     )
 
 
-@stage(produces=Tokens, version=4)
+@stage(produces=Tokens, version=5)
 def tokenize(out: Output, config: TokenizeConfig, dataset: Dataset, base: Model) -> None:
     """Every conversation of train and validation as tokens with a loss mask, or dropped with the reason."""
     from pipeline_lib.chat import stop_ids
@@ -185,7 +185,7 @@ def _tokenize_documents(
             held, blocks = held[config.max_length :], blocks + 1
     if len(held) > 1:
         write(held)
-    writer.packed(documents)
+    writer.count(documents)
 
 
 def _documents(

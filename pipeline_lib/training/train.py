@@ -17,12 +17,13 @@ from pydantic import Field, model_validator
 
 from pipeline_lib.core import progress
 from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.core.manifest import MANIFEST
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import stage
-from pipeline_lib.kinds import Model, Tokens, Trained, brings_code
+from pipeline_lib.kinds import HISTORY, Model, Tokens, Trained, brings_code
 from pipeline_lib.settings import home
-from pipeline_lib.training.methods import LoraConfig, Methods
+from pipeline_lib.training.methods import VIRTUAL_TOKENS, LoraConfig, Methods
 from pipeline_lib.training.mixing import MixConfig
 from pipeline_lib.training.objectives import TOKENS_FOR, Objectives
 
@@ -152,9 +153,7 @@ class TrainConfig(Methods, Objectives):
     def _goes_together(self) -> TrainConfig:
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("early_stopping_patience needs load_best_model_at_end: true")
-        if self.batching == "packed" and (
-            self.objective != "sft" or self.method in ("prefix_tuning", "prompt_tuning", "p_tuning")
-        ):
+        if self.batching == "packed" and (self.objective != "sft" or self.method in VIRTUAL_TOKENS):
             raise ValueError(
                 "batching packed is for the objective sft, and not for methods with virtual tokens"
             )
@@ -162,7 +161,7 @@ class TrainConfig(Methods, Objectives):
             raise ValueError(
                 "mix.ewc_strength is for method full and objective sft: it holds the base's weights"
             )
-        if self.objective != "sft" and self.method in ("prefix_tuning", "prompt_tuning", "p_tuning"):
+        if self.objective != "sft" and self.method in VIRTUAL_TOKENS:
             raise ValueError(f"method {self.method} is for the objective sft; take lora for {self.objective}")
         if self.activation_offloading and self.objective in ("grpo", "rloo"):
             raise ValueError(
@@ -187,7 +186,7 @@ def _digest(directory: Path) -> str:
         raise ConfigError(
             f"train.rl.rewards: {directory} holds no model; name the directory of a reward model"
         )
-    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != "manifest.json")
+    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != MANIFEST)
     return FileDigests(home() / "memo.json").of_all(files, directory)
 
 
@@ -216,7 +215,7 @@ def train(out: Output, config: TrainConfig, tokens: Tokens, base: Model) -> None
     out.stats = json.loads((out.work / "stats.json").read_text(encoding="utf-8"))
     logs = out.path / "logs"
     logs.mkdir(exist_ok=True)
-    shutil.copy(out.work / "history.jsonl", logs / "history.jsonl")
+    shutil.copy(out.work / HISTORY, logs / HISTORY)
     (logs / "stats.json").write_text(json.dumps(out.stats, indent=1), encoding="utf-8")
 
 

@@ -1,7 +1,8 @@
 """Trainers: TRL's loops, each over tokens that are already what they should be.
 
 TRL tokenizes preference data by itself; here that is done before (``preferences.py``), so the subclasses
-below take their data as they are. What learns from whole answers stands in ``supervised.py``.
+below take their data as they are. What learns from whole answers stands in ``supervised.py``, what learns
+from rewards in ``reinforcement.py``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.kinds import brings_code
 from pipeline_lib.training.loading import adapter_of, check_targets, load_base
+from pipeline_lib.training.reinforcement import reinforced
 from pipeline_lib.training.supervised import own, sft
 
 if TYPE_CHECKING:
@@ -51,8 +53,8 @@ def trainer_of(
         "dpo": _dpo,
         "kto": _kto,
         "reward": _reward,
-        "grpo": _rl,
-        "rloo": _rl,
+        "grpo": reinforced,
+        "rloo": reinforced,
     }[objective]
     common: dict[str, Any] = {
         "model": _model(spec, tokenizer, scores=scores),
@@ -264,80 +266,3 @@ def _reward(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) 
 def _whole(row: dict[str, Any]) -> dict[str, Any]:
     """Return a pair as the reward trainer reads it: each answer with the prompt before it."""
     return {side: row["prompt_ids"] + row[side] for side in ("chosen_ids", "rejected_ids")}
-
-
-def _rl(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
-    from trl.trainer.grpo_config import GRPOConfig
-    from trl.trainer.grpo_trainer import GRPOTrainer
-    from trl.trainer.rloo_config import RLOOConfig
-    from trl.trainer.rloo_trainer import RLOOTrainer
-
-    kinds: dict[str, tuple[Any, Any]] = {
-        "grpo": (GRPOTrainer, GRPOConfig),
-        "rloo": (RLOOTrainer, RLOOConfig),
-    }
-    trainer, settings = kinds[spec["config"]["objective"]]
-    prompts = {
-        row["prompt"]: row["prompt_ids"]
-        for part in ("train_dataset", "eval_dataset")
-        for row in common[part] or ()
-    }
-
-    class Prompted(trainer):  # type: ignore[misc, valid-type]
-        def _tokenize_prompts(self, texts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-            return [prompts[text] for text in texts], None, {}
-
-    config, rl = spec["config"], spec["config"]["rl"]
-    whole = config["batch_size"] * config["gradient_accumulation_steps"]
-    if whole % rl["num_generations"]:
-        raise ConfigError(
-            f"train.batch_size x gradient_accumulation_steps is {whole}, which is no multiple of "
-            f"train.rl.num_generations={rl['num_generations']}"
-        )
-    loss = {"loss_type": rl["grpo_loss"]} if config["objective"] == "grpo" else {}
-    args = {
-        key: value
-        for key, value in args.items()
-        if key not in ("train_sampling_strategy", "length_column_name")
-    }
-    chosen = settings(
-        **{**args, "per_device_eval_batch_size": rl["num_generations"]},
-        num_generations=rl["num_generations"],
-        max_completion_length=rl["max_completion_length"],
-        temperature=rl["temperature"],
-        top_p=rl["top_p"],
-        beta=rl["beta"],
-        num_iterations=rl["num_iterations"],
-        reward_weights=[reward["weight"] for reward in rl["rewards"]],
-        **loss,
-    )
-    scorers = [_scorer(reward, common["processing_class"]) for reward in rl["rewards"]]
-    dropped = ("train_dataset", "eval_dataset")
-    data = {part: common[part] and common[part].remove_columns(["prompt_ids", "length"]) for part in dropped}
-    readers = [reader for _, reader in scorers]
-    return Prompted(
-        args=chosen,
-        reward_funcs=[reward for reward, _ in scorers],
-        reward_processing_classes=readers,
-        **{**common, **data},
-    )
-
-
-def _scorer(reward: dict[str, Any], tokenizer: Any) -> tuple[Any, Any]:
-    """Return a reward as TRL takes it: a function, or a reward model with its tokenizer."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from pipeline_lib.chat import stop_ids
-    from pipeline_lib.training.rewards import scorer
-
-    if reward["function"]:
-        return scorer(reward, stop_ids(tokenizer)), None
-    trusted = brings_code(reward["model"])
-    model = AutoModelForSequenceClassification.from_pretrained(
-        reward["model"], num_labels=1, trust_remote_code=trusted, use_safetensors=True
-    )
-    reader = AutoTokenizer.from_pretrained(reward["model"], trust_remote_code=trusted)
-    if reader.pad_token is None:
-        reader.pad_token = reader.eos_token
-    model.config.pad_token_id = reader.pad_token_id
-    return model.eval(), reader

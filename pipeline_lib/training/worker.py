@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import StageError
+from pipeline_lib.kinds import HISTORY
 from pipeline_lib.launch import child_main
+from pipeline_lib.training.packing import IGNORED
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from pipeline_lib.training.journal import Journal
     from pipeline_lib.training.utilisation import Yardstick
 
-IGNORED = -100
 INITIAL = "initial_adapter"
 CHECKPOINTS = "checkpoints"
 
@@ -56,7 +57,7 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
         # How long a sampled answer gets is not known before.
         trainer.add_callback(LongestBatchFirst(trainer))
     tokens = sum(parts["train"]["length"])
-    journal = Journal(work_dir / "history.jsonl", tell, tokens, _yardstick(spec, trainer), writes=main)
+    journal = Journal(work_dir / HISTORY, tell, tokens, _yardstick(spec, trainer), writes=main)
     trainer.add_callback(journal)
     if main:
         _keep_initial(spec, trainer, work_dir / INITIAL)
@@ -93,10 +94,7 @@ def _dataset(tokens: Path, part: str) -> Dataset:
     ).combine_chunks()
     if "learn" not in table.column_names:
         return Dataset(_with_length(table.drop_columns(["id"])))
-    ids = table["input_ids"].combine_chunks()
-    ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
-    learn = table["learn"].combine_chunks()
-    learn = learn.chunk(0) if isinstance(learn, pa.ChunkedArray) else learn
+    ids, learn = (table[name].combine_chunks() for name in ("input_ids", "learn"))
     flat = pc.if_else(learn.flatten(), ids.flatten(), pa.scalar(IGNORED, pa.int32()))
     labels = pa.ListArray.from_arrays(ids.offsets, flat)
     lengths = pc.list_value_length(ids)

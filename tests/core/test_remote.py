@@ -136,6 +136,20 @@ def test_two_stores_elsewhere_never_share_a_mirror(tmp_path: Path) -> None:
     assert open_store("memory://a/store", tmp_path).root != open_store("memory://b/store", tmp_path).root
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:secret@mlflow.example:5000/x", "https://mlflow.example:5000/x"),
+        ("postgresql://mlflow.example/db?password=secret", "postgresql://mlflow.example/db"),
+        ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
+        ("file:///srv/runs", "file:///srv/runs"),
+        ("./store", "./store"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert remote.without_user(url) == shown
+
+
 def test_a_scheme_that_nobody_knows_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere://bucket: no such kind of store"):
         open_store("nowhere://bucket", tmp_path)

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from pipeline_lib.training.base_model import BaseModelConfig, base_model
 from tests.curation.conftest import Row, Workshop, chat, found, message, pair, reasons, text
 from tests.evaluation.tiny_model import tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 POSITIONS = 160
 ROWS = [
     chat("What is 2 + 2?", "4, of course.", name="one"),
@@ -34,15 +34,6 @@ ROWS = [
         "messages": [message("user", "Time?"), message("assistant", "", tool_calls='[{"f": 1}]')],
     },
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices spend their time waiting for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

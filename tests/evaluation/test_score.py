@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,9 @@ from pipeline_lib.evaluation.questions import Question, chosen, read_questions, 
 from pipeline_lib.likelihood import Share, negative_log_likelihoods, packed
 from tests.evaluation.tiny_model import tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 POSITIONS = 160
 WORDS = ("list", "dict", "open", "the", "a", "of", "returns", "value", "None", "key", "while", "x1", "naïve")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices spend their time waiting for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -28,21 +28,19 @@ QUESTIONS = (
     "What does len return?",
     "What is None?",
 )
+pytestmark = pytest.mark.usefixtures("one_thread")
 KEY = "a-key-of-the-evaluation"
 
 
 @pytest.fixture(autouse=True)
 def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keep the replies out of the project, and tiny matrices from waiting for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Keep the replies out of the project."""
     monkeypatch.setenv("FINETUNE_STORE", str(tmp_path / "state" / "store"))
     monkeypatch.setattr(completions, "FIRST_WAIT", 0.02)
     settings.cache_clear()
     yield
     monkeypatch.undo()
     settings.cache_clear()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from tests.services.servers import ROOT, bucket, environment, finetune, free_port
+from tests import loopback
+from tests.services.servers import ROOT, bucket, environment, finetune
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 RUN = """
@@ -169,16 +169,8 @@ def refusing_bucket(home: Path) -> Iterator[dict[str, str]]:
     """Yield the environment of a store on moto's S3 server behind the proxy."""
     with bucket(home) as (straight, keys):
         Refusing.upstream, Refusing.requests, Refusing.refused = straight, 0, 0
-        port = free_port()
-        server = ThreadingHTTPServer(("127.0.0.1", port), Refusing)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield keys | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with loopback.serving(Refusing) as address:
+            yield keys | {"AWS_ENDPOINT_URL": address}
 
 
 def test_a_bucket_that_refuses_every_third_request_ends_with_a_whole_store(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -30,9 +29,7 @@ from tests.publishing.tiny_llama import (
     merge,
 )
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # PEFT asks Transformers by the old name
-)
+pytestmark = pytest.mark.usefixtures("one_thread")
 needs_gguf = pytest.mark.skipif(find_spec("gguf") is None, reason="needs the export extra (gguf)")
 GGUF = [pytest.param("gguf", q, marks=needs_gguf) for q in ("bf16", "f16", "q8_0")]
 LLAMA3_SPLIT = next(split for split, name in NAMED_SPLITS.items() if name == "llama-bpe")
@@ -63,17 +60,6 @@ class Family:
     base: Path
     adapter: Path
     merged: Path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small are multiplied faster by one thread than by several that wait for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

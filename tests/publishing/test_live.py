@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipeline_lib.kinds import HISTORY
 from pipeline_lib.publishing.connection import connected
-from pipeline_lib.publishing.live import JOURNAL, TAG, Follower
+from pipeline_lib.publishing.live import TAG, Follower
 from pipeline_lib.publishing.tracking import PARENT_TAG, experiment_id
 from pipeline_lib.settings import settings
 
@@ -45,7 +46,7 @@ def test_points_arrive_while_the_journal_grows_and_each_of_them_once(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     settings.cache_clear()
-    journal = tmp_path / JOURNAL
+    journal = tmp_path / HISTORY
     follower = Follower(EXPERIMENT)
     follower.follow(tmp_path, FINGERPRINT)
     assert not _runs()
@@ -77,7 +78,7 @@ def test_a_draft_without_a_pipelines_run_has_failed_and_gives_way_to_the_next_tr
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     settings.cache_clear()
-    _write(tmp_path / JOURNAL, range(1, 3))
+    _write(tmp_path / HISTORY, range(1, 3))
     follower = Follower(EXPERIMENT)
     follower.follow(tmp_path, FINGERPRINT)
     _until(lambda: bool(_runs()))

@@ -9,16 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.services.api import Api
-from tests.services.servers import (
-    environment,
-    finetune,
-    free_port,
-    own_database,
-    prefect_server,
-    prefect_server_environment,
-    process,
-    worker_command,
-)
+from tests.services.servers import finetune, prefect_server, process, worker_command
 from tests.services.words import write_config
 
 OPERATIONS = {"run": "0 2 * * *", "drift": "0 1 * * *", "approve": True}
@@ -39,11 +30,8 @@ class Team:
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     home = tmp_path_factory.mktemp("team")
     config = write_config(home, operations=OPERATIONS)
-    with own_database() as database:
-        port = free_port()
-        env = environment(home, **prefect_server_environment(database, port))
-        with prefect_server(env, port, home / "server.log"):
-            deployed = finetune(env, "deploy", str(config), "--json")
-            assert deployed.returncode == 0, deployed.stderr
-            with process(worker_command("cpu", "--limit", "2"), env, home / "worker.log"):
-                yield Team(env, Api(env["PREFECT_API_URL"]), config, home, deployed.stdout)
+    with prefect_server(home) as env:
+        deployed = finetune(env, "deploy", str(config), "--json")
+        assert deployed.returncode == 0, deployed.stderr
+        with process(worker_command("cpu", "--limit", "2"), env, home / "worker.log"):
+            yield Team(env, Api(env["PREFECT_API_URL"]), config, home, deployed.stdout)

@@ -71,13 +71,6 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**kept, **own, **more}
 
 
-def prefect_server_environment(database: str, port: int) -> dict[str, str]:
-    return {
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{database}",
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-    }
-
-
 @contextmanager
 def process(
     command: list[str], env: Mapping[str, str], log: Path, where: Path = ROOT
@@ -124,12 +117,17 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def prefect_server(env: Mapping[str, str], port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run Prefect's server until the block ends."""
+def prefect_server(home: Path, **more: str) -> Iterator[dict[str, str]]:
+    """Run Prefect's server on a database of its own; yield the environment of what works with it."""
+    port, log = free_port(), home / "server.log"
+    url = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with process(command, env, log) as running:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/health"), said=f"Prefect's server, {log}")
-        yield running
+    with own_database() as database:
+        stored = f"postgresql+asyncpg://{database}"
+        env = environment(home, PREFECT_API_DATABASE_CONNECTION_URL=stored, PREFECT_API_URL=url, **more)
+        with process(command, env, log):
+            wait_for(lambda: answers(f"{url}/health"), said=f"Prefect's server, {log}")
+            yield env
 
 
 @contextmanager

@@ -20,12 +20,9 @@ import pytest
 from tests.services.api import Api
 from tests.services.servers import (
     answers,
-    environment,
     finetune,
     free_port,
-    own_database,
     prefect_server,
-    prefect_server_environment,
     process,
     wait_for,
     worker_command,
@@ -44,7 +41,7 @@ ingest: {{sources: [{{path: {data}}}]}}
 filter: {{web_rules: none}}
 split: {{minimum: 10}}
 tokenize: {{max_length: 128}}
-train: {{method: full, learning_rate: 3e-3, epochs: 3, batch_size: 16, precision: fp32}}
+train: {{method: full, learning_rate: 3e-3, epochs: 8, batch_size: 16, precision: fp32}}
 evaluate: {{precision: fp32, max_new_tokens: 48}}
 gate: {{min_stopped: null, champion_p_value: null}}
 """
@@ -118,16 +115,15 @@ def person(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Per
     home = tmp_path_factory.mktemp("person")
     write_data(home / "data.jsonl")
     (home / "words.yaml").write_text(CONFIG.format(data=home / "data.jsonl"))
-    port, mlflow_port = free_port(), free_port()
+    mlflow_port = free_port()
     mlflow = f"http://127.0.0.1:{mlflow_port}"
-    with own_database() as database, ExitStack() as stack:
-        env = environment(home, **prefect_server_environment(database, port))
+    with ExitStack() as stack:
+        env = stack.enter_context(prefect_server(home))
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
         command += ["--port", str(mlflow_port), "--backend-store-uri", env["MLFLOW_TRACKING_URI"]]
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         command += ["--artifacts-destination", str(home / "artifacts")]
         stack.enter_context(process(command, env | quiet, home / "mlflow.log"))
-        stack.enter_context(prefect_server(env, port, home / "server.log"))
         wait_for(lambda: answers(f"{mlflow}/health"), said=f"MLflow, {home}")
         env["MLFLOW_TRACKING_URI"] = mlflow
         deployed = finetune(env, "deploy", str(home / "words.yaml"))
@@ -152,8 +148,7 @@ def run_with_another_learning_rate(page: Page, api: Api, home: Path) -> str:
     rate.scroll_into_view_if_needed()
     page.screenshot(path=home / "form.png")
     page.get_by_role("button", name="Submit").click()
-    # The UI says it twice.
-    # Two messages lie over each other and move: a click by position meets the other one.
+    # The UI says it twice; the messages lie over each other and move: a click by position meets the other.
     seen = page.get_by_role("link", name="View run").or_(page.get_by_role("button", name="View run"))
     seen.first.dispatch_event("click")
     page.wait_for_url(re.compile("flow-run/"))

@@ -7,17 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.servers import (
-    bucket,
-    environment,
-    finetune,
-    free_port,
-    own_database,
-    prefect_server,
-    prefect_server_environment,
-    process,
-    worker_command,
-)
+from tests.services.servers import bucket, finetune, prefect_server, process, worker_command
 from tests.services.words import write_config
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
@@ -30,19 +20,17 @@ def test_a_worker_that_shares_only_addresses_builds_what_its_caller_takes_from_t
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    config, port = write_config(here, merge=None, evaluate=None), free_port()
-    with own_database() as database, bucket(tmp_path) as (_, keys):
-        shared = prefect_server_environment(database, port) | (keys if place == "bucket" else {})
-        env = {**environment(tmp_path, **shared), "PYTHONPATH": ""}
+    config = write_config(here, merge=None, evaluate=None)
+    with bucket(tmp_path) as (_, keys), prefect_server(tmp_path) as shared:
+        env = {**shared, **(keys if place == "bucket" else {}), "PYTHONPATH": ""}
         del env["FINETUNE_DIRECTORY"]
-        with prefect_server(env, port, tmp_path / "server.log"):
-            deployed = finetune(env, "deploy", str(config), where=here)
-            assert deployed.returncode == 0, deployed.stderr
-            worker = {**env, "PREFECT_HOME": str(there / "prefect")}
-            with process(worker_command("gpu"), worker, tmp_path / "worker.log", there):
-                caller = {**env, "FINETUNE_GPU_POOL": "gpu"}
-                done = finetune(caller, "run", str(config), "--json", where=here, timeout=1200)
-                assert done.returncode == 0, done.stderr
+        deployed = finetune(env, "deploy", str(config), where=here)
+        assert deployed.returncode == 0, deployed.stderr
+        worker = {**env, "PREFECT_HOME": str(there / "prefect")}
+        with process(worker_command("gpu"), worker, tmp_path / "worker.log", there):
+            caller = {**env, "FINETUNE_GPU_POOL": "gpu"}
+            done = finetune(caller, "run", str(config), "--json", where=here, timeout=1200)
+            assert done.returncode == 0, done.stderr
     stages = json.loads(done.stdout)["stages"]
     manifests = {
         name: json.loads((here / one["path"] / "manifest.json").read_text()) for name, one in stages.items()

@@ -5,30 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.curation.completions_server import rewritten, serving
-from tests.services.servers import (
-    POSTGRES,
-    ROOT,
-    environment,
-    finetune,
-    free_port,
-    own_database,
-    prefect_server,
-    prefect_server_environment,
-    process,
-    worker_command,
-)
+from tests import loopback
+from tests.curation import completions_server
+from tests.services.servers import POSTGRES, ROOT, finetune, prefect_server, process, worker_command
 from tests.services.words import write_config
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
@@ -48,24 +38,21 @@ class Left:
     """What the endpoint was shown."""
 
 
-@contextmanager
-def guarded(directory: Path, header: str) -> Iterator[str]:
-    """Serve a directory to those who bring ``header``."""
+class Guard(SimpleHTTPRequestHandler):
+    """Serves a directory to those who bring a header."""
 
-    class Guard(SimpleHTTPRequestHandler):
-        def send_head(self):  # type: ignore[no-untyped-def]
-            if self.headers["Authorization"] != header:
-                self.send_error(401)
-                return None
-            return super().send_head()
+    def __init__(self, *arguments: Any, authorization: str, **more: Any) -> None:
+        self.authorization = authorization
+        super().__init__(*arguments, **more)
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Nobody reads it."""
+    def send_head(self):  # type: ignore[no-untyped-def]
+        if self.headers["Authorization"] != self.authorization:
+            self.send_error(401)
+            return None
+        return super().send_head()
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Guard, directory=str(directory))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nobody reads it."""
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +61,18 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
     secrets = {name: f"{name}-{uuid.uuid4().hex}" for name in NAMES}
     write_config(data)
     header = f"Bearer {secrets['source']}"
-    port = free_port()
     with ExitStack() as stack:
-        endpoint = stack.enter_context(serving(lambda body, before: rewritten(body)))
-        url = stack.enter_context(guarded(data, header))
+        endpoint = stack.enter_context(
+            completions_server.serving(lambda body, before: completions_server.rewritten(body))
+        )
+        guard = partial(Guard, directory=str(data), authorization=header)
+        url = stack.enter_context(loopback.serving(guard))
         config = write_config(
             home,
             ingest={"sources": [{"path": f"{url}/data.jsonl"}]},
             augment={"model": "m", "seeds": 3},
         )
-        database = stack.enter_context(own_database())
-        env = environment(home, **prefect_server_environment(database, port)) | {
+        given = {
             "FINETUNE_ENDPOINT_URL": endpoint.url,
             "FINETUNE_ENDPOINT_KEY": secrets["endpoint"],
             "FSSPEC_HTTP": json.dumps({"headers": {"Authorization": header}}),
@@ -94,7 +82,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
             "PREFECT_API_AUTH_STRING": f"admin:{secrets['prefect']}",
             "PREFECT_SERVER_API_AUTH_STRING": f"admin:{secrets['prefect']}",
         }
-        stack.enter_context(prefect_server(env, port, home / "server.log"))
+        env = stack.enter_context(prefect_server(home, **given))
         deployed = finetune(env, "deploy", str(config))
         assert deployed.returncode == 0, deployed.stderr
         stack.enter_context(process(worker_command("cpu"), env, home / "worker.log"))
@@ -108,8 +96,9 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
             check=False,
         )
         assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{home / 'worker.log'}"
-        where, name = ("-h", POSTGRES[0], "-p", str(POSTGRES[1])), database.rpartition("/")[2]
-        dump = subprocess.run(["pg_dump", *where, name], check=True, capture_output=True).stdout
+        database = env["PREFECT_API_DATABASE_CONNECTION_URL"].rpartition("/")[2]
+        where = "-h", POSTGRES[0], "-p", str(POSTGRES[1])
+        dump = subprocess.run(["pg_dump", *where, database], check=True, capture_output=True).stdout
         yield Left(home, env, config, dump, secrets, endpoint.keys)
 
 

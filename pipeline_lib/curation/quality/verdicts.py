@@ -21,8 +21,8 @@ from pipeline_lib.curation.quality.instruct import Talk, Turn
 from pipeline_lib.curation.quality.limits import InstructLimits, WebLimits, number_of
 from pipeline_lib.curation.quality.ngrams import variety
 from pipeline_lib.curation.quality.tokens import tokenise
+from pipeline_lib.records import Verdict
 
-Verdict = tuple[str, str] | None
 CountTokens = Callable[[Sequence[str]], list[int]]
 """Gives the length of each text in tokens."""
 
