@@ -448,17 +448,28 @@ def export(
         str, typer.Option("--quantization", help="Of gguf and ollama: bf16, f16 or q8_0.")
     ] = "bf16",
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", metavar="OWNER/NAME", help="Upload it to a hub too; the token is HF_TOKEN."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="A repository that --push makes is not private.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a model in another form, proven the same; a figure beyond its bound fails."""
     from flows import export as taking
     from flows.chat import find_model
 
-    written = taking.export(find_model(model, overrides or []), form, out, quantization, force=force)
+    if push:
+        taking.check_push(push)
+    found = find_model(model, overrides or [])
+    written = taking.export(found, form, out, quantization, force=force)
+    pushed = taking.push(written, push, found, public=public) if push else None
     if as_json:
-        print_json(taking.as_json(written))
+        print_json(taking.as_json(written, pushed))
     else:
-        print_lines(taking.lines_of(written))
+        print_lines(taking.lines_of(written, pushed))
 
 
 @app.command()

@@ -14,7 +14,7 @@ from flows.chat import MERGED
 from flows.lines import size, table
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.core.manifest import MANIFEST, Manifest
-from pipeline_lib.kinds import Adapter, Trained
+from pipeline_lib.kinds import Adapter, Registration, Trained
 
 if TYPE_CHECKING:
     from tasks.export import Exported
@@ -50,7 +50,34 @@ def behind(model: Path) -> tuple[Path | None, Path | None]:
     return (trained, base) if Trained.kind_of(trained) is Adapter else (None, None)
 
 
-def as_json(exported: Exported) -> dict[str, Any]:
+def check_push(repository: str) -> None:
+    """Raise ConfigError where a push to ``repository`` could not even begin."""
+    from tasks.export import check_push as check
+
+    check(repository)
+
+
+def push(exported: Exported, repository: str, model: Path, *, public: bool) -> str:
+    """Upload an export of ``model`` to a hub, with the card it was registered with; return where it is."""
+    from tasks.export import push as upload
+
+    return upload(exported.path, repository, card_of(model), public=public)
+
+
+def card_of(model: Path) -> Path | None:
+    """Return the card of a model that the store knows a registration of; of several the newest."""
+    if not (model / MANIFEST).exists():
+        return None
+    digest = Manifest.read(model / MANIFEST).digest
+    cards = [
+        (path.stat().st_mtime, path.with_name(Registration.CARD))
+        for path in model.resolve().parents[1].glob(f"register/*/{MANIFEST}")
+        if Manifest.read(path).inputs["model"].digest == digest
+    ]
+    return max(cards)[1] if cards else None
+
+
+def as_json(exported: Exported, pushed: str | None = None) -> dict[str, Any]:
     """Return the export as JSON values: where it is, its files in bytes, and every figure of parity."""
     return {
         "format": exported.format,
@@ -58,10 +85,11 @@ def as_json(exported: Exported) -> dict[str, Any]:
         "files": {str(f.relative_to(exported.path)): f.stat().st_size for f in exported.files},
         "parity": [vars(comparison) for comparison in exported.parity.comparisons],
         "notes": list(exported.parity.notes),
+        "pushed": pushed,
     }
 
 
-def lines_of(exported: Exported) -> Iterator[str]:
+def lines_of(exported: Exported, pushed: str | None = None) -> Iterator[str]:
     """Yield parity's figures with their bounds, and where the export stands."""
     for comparison in exported.parity.comparisons:
         yield f"parity: {comparison.name}"
@@ -78,3 +106,5 @@ def lines_of(exported: Exported) -> Iterator[str]:
     yield from (f"note: {note}" for note in exported.parity.notes)
     yield ""
     yield f"{exported.format}  {exported.path}  {size(sum(f.stat().st_size for f in exported.files))}"
+    if pushed:
+        yield f"pushed  {pushed}"

@@ -130,7 +130,9 @@ class Report(Artifact):
 
 @dataclass(frozen=True)
 class Registration(Artifact):
-    """A version in the model registry, with its aliases at the time and the MLflow run behind it."""
+    """A version in the model registry, with its aliases at the time, card and MLflow run."""
+
+    CARD: ClassVar[str] = "model_card.md"
 
     def read(self) -> dict[str, Any]:
         """Return ``registration.json``: name, version, aliases, run id, tracking address."""

@@ -7,13 +7,14 @@ weights are and their digest; `finetune chat` and vLLM take the path.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline_lib.core.errors import DataError
-from pipeline_lib.kinds import Adapter, Model
+from pipeline_lib.kinds import Adapter, Model, brings_code
 from pipeline_lib.publishing.quiet import transformers_quiet
 
 if TYPE_CHECKING:
@@ -43,6 +44,19 @@ def base_of(adapter: Adapter) -> Path:
     if not (base / "config.json").exists():
         raise DataError(f"{base}: the adapter's base is not here; set register.logged to merged")
     return base
+
+
+def loads_in_mlflow(model: Model) -> bool:
+    """Return whether MLflow loads the class that the model is of.
+
+    One with code of its own it finds by that code, unless Transformers has a class of the same name.
+    """
+    if not brings_code(model.path):
+        return True
+    import transformers
+
+    named = json.loads((model.path / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    return not hasattr(transformers, named)
 
 
 def log_weights(
@@ -77,17 +91,18 @@ def log_weights(
 def _load(model: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    weights = AutoModelForCausalLM.from_pretrained(model.path, dtype="auto")
+    trusted = brings_code(model.path)
+    weights = AutoModelForCausalLM.from_pretrained(model.path, dtype="auto", trust_remote_code=trusted)
     # Three parts make no hub id: MLflow would ask the hub about any name that could be one.
     weights.name_or_path = f"store/{model.address}"
-    return weights, AutoTokenizer.from_pretrained(model.path)
+    return weights, AutoTokenizer.from_pretrained(model.path, trust_remote_code=trusted)
 
 
 def _adapted(base: Path, adapter: Adapter) -> PreTrainedModel:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=brings_code(base))
     adapted: Any = PeftModel.from_pretrained(plain, adapter.path)
     return cast("PreTrainedModel", adapted)
 

@@ -30,11 +30,12 @@ from pipeline_lib.kinds import (
     Report,
     Trained,
     Verdict,
-    brings_code,
 )
 from pipeline_lib.publishing.connection import connected, registry_target, tracking_uri
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
@@ -87,7 +88,7 @@ class RegisterConfig(StageConfig):
     )
 
 
-@stage(produces=Registration, version=2, target=registry_target)
+@stage(produces=Registration, version=3, target=registry_target)
 def register(
     out: Output,
     config: RegisterConfig,
@@ -103,6 +104,7 @@ def register(
     profile: Profile | None = None,
 ) -> None:
     """One version in the registry, candidate or champion, and one MLflow run behind it."""
+    from pipeline_lib.publishing.card import model_card
     from pipeline_lib.publishing.champion import held_against, remember
     from pipeline_lib.publishing.registry import require_name
     from pipeline_lib.publishing.tracking import RunContents
@@ -121,12 +123,14 @@ def register(
         audit,
         profile,
     )
+    card = out.path / Registration.CARD
+    card.write_text(model_card(config, model, contents), encoding="utf-8")
     with _registering(), connected() as client:
         require_name(client, config.model_name)
         version = _find(client, config, fingerprint)
         if version is None:
             _clear_killed(client, config, fingerprint)
-            version = _publish(out, client, config, model, contents, fingerprint)
+            version = _publish(client, config, model, contents, card, fingerprint)
         _complete(client, config, version, verdict, held_against(verdict, champion))
         registered = {
             "name": config.model_name,
@@ -169,16 +173,21 @@ def _clear_killed(client: MlflowClient, config: RegisterConfig, fingerprint: str
 
 
 def _publish(
-    out: Output,
     client: MlflowClient,
     config: RegisterConfig,
     model: Model,
     contents: RunContents,
+    card: Path,
     fingerprint: str,
 ) -> ModelVersion:
     from pipeline_lib.publishing.answers import first_prompt
-    from pipeline_lib.publishing.card import model_card
-    from pipeline_lib.publishing.logged_model import MODELS, log_reference, log_weights, size_mb
+    from pipeline_lib.publishing.logged_model import (
+        MODELS,
+        loads_in_mlflow,
+        log_reference,
+        log_weights,
+        size_mb,
+    )
     from pipeline_lib.publishing.tracking import FINGERPRINT_TAG, end_run, log_file, log_run
 
     assert contents.verdict
@@ -192,14 +201,12 @@ def _publish(
         tags=tags,
     )
     try:
-        card = model_card(config, model, contents)
-        (out.work / "model_card.md").write_text(card, encoding="utf-8")
-        log_file(client, run_id, out.work / "model_card.md")
-        # What MLflow loads by itself, it loads without code of the model's own.
+        log_file(client, run_id, card)
+        text = card.read_text(encoding="utf-8")
         size = size_mb((adapter or model).path)
-        by_value = size <= config.max_logged_mb and not brings_code(model.path)
+        by_value = size <= config.max_logged_mb and loads_in_mlflow(model)
         uri = (
-            log_weights(run_id, model, card, first_prompt(contents.evaluations["tuned"]), adapter)
+            log_weights(run_id, model, text, first_prompt(contents.evaluations["tuned"]), adapter)
             if by_value
             else log_reference(client, run_id, model)
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
+from flows.export import card_of
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.errors import ConfigError, ServiceError
@@ -136,7 +137,7 @@ def test_a_run_shows_parameters_curves_data_scores_and_files(by_value, pipeline)
     assert inputs["split.train"][1] == pipeline["split"].digest[:36]
 
 
-def test_the_card_names_licences_data_and_why_conversations_were_dropped(by_value):
+def test_the_card_names_licences_data_and_why_conversations_were_dropped(by_value, pipeline):
     registration, _ = by_value
     with connected() as client:
         card = Path(client.download_artifacts(registration["run_id"], "model_card.md")).read_text()
@@ -145,6 +146,9 @@ def test_the_card_names_licences_data_and_why_conversations_were_dropped(by_valu
     assert "duplicate 1, too\\_short 2)" in card
     assert "read 36, dropped 0; train 20; validation 2; test 14" in card
     assert "<script>" not in card.replace("\\<", "")
+    kept = card_of(pipeline["model"].path)
+    assert kept is not None
+    assert "Licence: unknown; of the base model: unknown" in kept.read_text()
 
 
 def test_registering_says_nothing_on_the_terminal(registry, pipeline, capfd):
