@@ -77,10 +77,19 @@ def rows(paths: Sequence[Path], size: int = BATCH_ROWS) -> Iterator[dict[str, An
         yield from batch.to_pylist()
 
 
-def column(paths: Sequence[Path], name: str) -> pa.ChunkedArray:
-    """Return one column of all shards."""
-    chunks = [pq.read_table(path, columns=[name]).column(0) for path in paths]
-    return pa.chunked_array([chunk for column in chunks for chunk in column.chunks], SCHEMA.field(name).type)
+def column(paths: Sequence[Path], name: str, size: int = SHARD_ROWS) -> Iterator[pa.Array]:
+    """Yield one column of the shards' rows in order, ``size`` values at a time whatever the shards are."""
+    held: list[pa.Array] = []
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=size, columns=[name]):
+                held.append(batch.column(0))
+                while sum(map(len, held)) >= size:
+                    joined = pa.concat_arrays(held)
+                    yield joined[:size]
+                    held = [joined[size:]]
+    if any(map(len, held)):
+        yield pa.concat_arrays(held)
 
 
 def from_rows(items: Sequence[dict[str, Any]], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:

@@ -95,15 +95,16 @@ def deduplicate(
 
     index, blank, worth = _read(out, conversations, config)
     by_words = _blanks_apart(index.clusters(config.threshold), blank)
-    ids = records.column(conversations.shards(), "id")
     clusters = _with_meanings(by_words, alike) if alike else by_words
-    fates = _Fates(clusters, by_words.roots, _survivors(clusters, worth), ids, index.keys)
+    survivors = _survivors(clusters, worth)
+    names = _Names.read(conversations, (clusters.roots, clusters.partners, survivors))
+    fates = _Fates(clusters, by_words.roots, survivors, names, index.keys)
     read = 0
     with records.DatasetWriter(out.path) as writer:
         for batch in records.tracked(out, conversations, "writing"):
             writer.sift(batch, fates.of(read, batch.num_rows))
             read += batch.num_rows
-    _write_clusters(out, ids, clusters)
+    _write_clusters(out, conversations, names, clusters)
     out.stats = {**writer.stats(read), "clusters": len(np.unique(clusters.roots[clusters.duplicates]))}
 
 
@@ -208,6 +209,45 @@ def _survivors(clusters: Clusters, worth: Worth) -> Positions:
 
 
 @dataclass(frozen=True)
+class _Names:
+    """The ids of those conversations that others name: few in memory where few are alike."""
+
+    places: Positions
+    ids: pa.StringArray
+
+    @classmethod
+    def read(cls, conversations: Dataset, naming: tuple[Positions, ...]) -> _Names:
+        """Read the ids of all places that stand in one of the arrays at a place that is not their own."""
+        import numpy as np
+        import pyarrow as pa
+
+        from pipeline_lib import records
+
+        asked = np.zeros(len(naming[0]), np.bool_)
+        for named in naming:
+            asked[named[named != np.arange(len(named))]] = True
+        kept, read = [pa.array([], pa.string())], 0
+        for ids in records.column(conversations.shards(), "id"):
+            kept.append(ids.filter(pa.array(asked[read : read + len(ids)])))
+            read += len(ids)
+        return cls(np.flatnonzero(asked), pa.concat_arrays(kept))
+
+    def __getitem__(self, place: int) -> str:
+        """Return the id of one such place."""
+        return str(self.ids[int(self.places.searchsorted(place))].as_py())
+
+    def of(self, places: Positions, own: pa.StringArray, begin: int) -> pa.Array:
+        """Return the ids of places; ``own`` has those of the places from ``begin`` on, which most name."""
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        others = places != np.arange(begin, begin + len(places))
+        found = self.ids.take(pa.array(self.places.searchsorted(places[others])))
+        return pc.replace_with_mask(own, pa.array(others), found)
+
+
+@dataclass(frozen=True)
 class _Fates:
     """Why each conversation that follows another one is dropped."""
 
@@ -215,7 +255,7 @@ class _Fates:
     by_words: Positions
     """The roots of the clusters that words alone make."""
     survivors: Positions
-    ids: pa.ChunkedArray
+    names: _Names
     keys: tuple[Keys, Keys]
 
     def of(self, begin: int, count: int) -> list[tuple[str, str] | None]:
@@ -227,26 +267,32 @@ class _Fates:
         ]
 
     def _follows(self, place: int, survivor: int) -> tuple[str, str]:
-        name = self.ids[survivor].as_py()
+        name = self.names[survivor]
         if all(half[place] == half[survivor] for half in self.keys):
             return "exact_duplicate", f"follows {name}"
         # The root that a better one displaced has no partner of its own; its cluster's members were verified.
         partner = int(self.clusters.partners[place])
-        through = "" if partner in (survivor, place) else f" through {self.ids[partner].as_py()}"
+        through = "" if partner in (survivor, place) else f" through {self.names[partner]}"
         similarity = float(self.clusters.jaccards[place])
         if self.by_words[place] != self.by_words[survivor if partner == place else partner]:
             return "semantic_duplicate", f"follows {name}{through} (cosine {similarity:.3f})"
         return "near_duplicate", f"follows {name}{through} (Jaccard {similarity:.3f})"
 
 
-def _write_clusters(out: Output, ids: pa.ChunkedArray, clusters: Clusters) -> None:
+def _write_clusters(out: Output, conversations: Dataset, names: _Names, clusters: Clusters) -> None:
     """Keep every conversation's cluster, for whoever wants to look or to split by it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from pipeline_lib import records
+
     schema = pa.schema([("id", pa.string()), ("cluster", pa.string()), ("similarity", pa.float32())])
     with pq.ParquetWriter(out.path / "clusters.parquet", schema, compression="zstd") as writer:
-        for begin in range(0, max(len(ids), 1), CLUSTER_ROWS):
-            here = slice(begin, begin + CLUSTER_ROWS)
-            names, roots = ids[here], ids.take(pa.array(clusters.roots[here]))
-            writer.write_table(pa.table([names, roots, clusters.jaccards[here]], schema=schema))
+        if not len(clusters):
+            writer.write_table(schema.empty_table())
+        begin = 0
+        for ids in records.column(conversations.shards(), "id", CLUSTER_ROWS):
+            here = slice(begin, begin + len(ids))
+            roots = names.of(clusters.roots[here], ids, begin)
+            writer.write_table(pa.table([ids, roots, clusters.jaccards[here]], schema=schema))
+            begin += len(ids)
