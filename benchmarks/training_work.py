@@ -69,9 +69,12 @@ def spread(share: float, known: Sequence[int]) -> int:
 
 
 def staged(scratch: str, precision: str, turn: str) -> dict[str, float]:
-    """Train by the stage, in the child process that it starts."""
+    """Train by the stage, in the child process that it starts.
+
+    ``seconds`` is the training as its library tells it, ``loop`` its steps alone, ``whole`` the stage.
+    """
     from pipeline_lib.core.output import Output
-    from pipeline_lib.kinds import Model, Tokens
+    from pipeline_lib.kinds import HISTORY, Model, Tokens
     from pipeline_lib.training.train import TrainConfig, train
 
     out = Output("train", Path(scratch) / f"staged-{turn}", Path(scratch) / f"staged-{turn}-work")
@@ -84,12 +87,33 @@ def staged(scratch: str, precision: str, turn: str) -> dict[str, float]:
             "precision": precision,
             "learning_rate": LEARNING_RATE,
             "seed": int(turn),
+            # One point of the loss curve, at the last step: it says how long the steps took.
+            "logging_steps": steps(Path(scratch) / "tokens"),
         }
     )
     started = time.perf_counter()
     train.function(out, config, Tokens(Path(scratch) / "tokens", ""), Model(MODEL, ""))
     whole = time.perf_counter() - started
-    return {"tokens": out.stats["tokens"], "seconds": out.stats["seconds"], "whole": whole}
+    history = out.path / "logs" / HISTORY
+    [point] = [
+        point
+        for point in map(json.loads, history.read_text(encoding="utf-8").splitlines())
+        if "loss" in point
+    ]
+    tokens = out.stats["tokens"]
+    return {
+        "tokens": tokens,
+        "seconds": out.stats["seconds"],
+        "loop": tokens / point["tokens_per_second"],
+        "whole": whole,
+    }
+
+
+def steps(tokens: Path) -> int:
+    """Return the optimizer steps of one pass over the train split."""
+    import pyarrow.parquet as pq
+
+    return -(-sum(pq.read_metadata(shard).num_rows for shard in tokens.glob("train-*.parquet")) // BATCH)
 
 
 def bare(scratch: str, precision: str, turn: str) -> dict[str, float]:
@@ -105,10 +129,10 @@ def bare(scratch: str, precision: str, turn: str) -> dict[str, float]:
     import torch
     from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup, set_seed
 
-    from pipeline_lib.training.attention import BY_SEQUENCE, register
+    from pipeline_lib.flat_rows import BY_SEQUENCE, register
 
     set_seed(int(turn))
-    register(BY_SEQUENCE)
+    register()
     model = AutoModelForCausalLM.from_pretrained(
         MODEL, dtype=torch.float32, attn_implementation=BY_SEQUENCE
     ).train()

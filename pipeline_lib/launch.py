@@ -165,10 +165,12 @@ def _environment(processes: int) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     threads = max(1, settings().workers // processes)
-    memory = {} if "GLIBC_TUNABLES" in os.environ else {"GLIBC_TUNABLES": KEEPS_MEMORY}
-    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(threads), **memory}
+    # Nothing is compiled on a CPU, and importing what would compile it takes a second or two of each child.
+    unless_set = {"GLIBC_TUNABLES": KEEPS_MEMORY, "TORCHDYNAMO_DISABLE": "1"}
+    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(threads)}
     root = str(Path(__file__).resolve().parents[1])
     return {
+        **(unless_set if device() == "cpu" else {}),
         **os.environ,
         **quiet,
         **(cpu if device() == "cpu" else {}),

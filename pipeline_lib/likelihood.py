@@ -1,18 +1,21 @@
 """How likely a model finds a text: streamed negative log-likelihoods, the stuff of perplexity.
 
-Only hidden states at learnt positions reach the output layer, and only one batch's logits are ever there.
+Only hidden states at learnt positions reach the output layer, and only one batch's logits are ever there. A
+CPU is given flat rows where the model keeps their sequences apart, and a GPU padded ones.
 Evaluation measures reference answers with it, curation the answers of its conversations.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipeline_lib.core.errors import DataError
+from pipeline_lib.flat_rows import by_sequence_in, keeps_apart
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +26,8 @@ T = TypeVar("T")
 BATCH_ROWS = 64
 BATCH_TOKENS = {"cuda": 8_192, "cpu": 1_024}
 """Padded tokens in one forward pass: few rows are of more nearly one length, and few keep a CPU busy."""
+FLAT_TOKENS = 1_024
+"""Tokens of a flat row."""
 LOGITS_AT_ONCE = 1 << 27
 """Logits of one forward pass: half a gigabyte in fp32."""
 FLOAT_ROWS = 512
@@ -89,10 +94,13 @@ def negative_log_likelihoods(
     Teacher forcing: each learnt token given all true tokens before it. A token at the very start has
     nothing before it and is not counted. Raises DataError where a likelihood is not a finite number.
     """
-    vocabulary = model.config.get_text_config().vocab_size
-    most = max(1, LOGITS_AT_ONCE // vocabulary)
-    for batch in share.of(score_batches([len(question.ids) for question in questions], model.device.type)):
-        yield _score([questions[place] for place in batch], model, pad, most)
+    for asked, sums, counts in _summed(model, questions, pad, share, _losses):
+        if not all(map(math.isfinite, sums)):
+            raise DataError(
+                "the model gives a likelihood that is no finite number; "
+                "its weights are damaged, or the precision is too coarse for it"
+            )
+        yield [Likelihood(q.row, nll, count) for q, nll, count in zip(asked, sums, counts, strict=True)]
 
 
 def foreseen(
@@ -102,22 +110,8 @@ def foreseen(
 
     Where all of them are right, greedy decoding from the first says exactly these tokens; one pass tells.
     """
-    import torch
-
-    most = max(1, LOGITS_AT_ONCE // model.config.get_text_config().vocab_size)
-    for batch in share.of(score_batches([len(question.ids) for question in questions], model.device.type)):
-        asked = [questions[place] for place in batch]
-        ids, attention, learnt = _right_padded(asked, pad, model.device)
-        rows, columns = learnt[:, 1:].nonzero(as_tuple=True)
-        right = torch.zeros(len(asked), dtype=torch.long, device=model.device)
-        for some, places in zip(torch.split(rows, most), torch.split(columns, most), strict=True):
-            with torch.inference_mode(), _only_at(model, some, places):
-                logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits[0]
-            right.index_add_(0, some, (logits.argmax(dim=-1) == ids[some, places + 1]).long())
-        counts = torch.bincount(rows, minlength=len(asked)).tolist()
-        yield [
-            Foreseen(q.row, hits, count) for q, hits, count in zip(asked, right.tolist(), counts, strict=True)
-        ]
+    for asked, sums, counts in _summed(model, questions, pad, share, _hits):
+        yield [Foreseen(q.row, int(hits), count) for q, hits, count in zip(asked, sums, counts, strict=True)]
 
 
 def score_batches(lengths: Sequence[int], device: str) -> Iterator[list[int]]:
@@ -125,60 +119,113 @@ def score_batches(lengths: Sequence[int], device: str) -> Iterator[list[int]]:
     return packed(lengths, BATCH_ROWS, lambda rows, longest: rows * longest <= BATCH_TOKENS[device])
 
 
-def _score(questions: Sequence[Masked], model: PreTrainedModel, pad: int, most: int) -> list[Likelihood]:
+@dataclass(frozen=True)
+class _Batch:
+    """Questions as the model takes them, and where in them the tokens stand that are measured."""
+
+    inputs: dict[str, torch.Tensor]
+    rows: torch.Tensor
+    columns: torch.Tensor
+    """Row and column before each token, shape (positions,)."""
+    targets: torch.Tensor
+    """The tokens."""
+    owners: torch.Tensor
+    """Which of the questions each belongs to."""
+
+
+def _summed(
+    model: PreTrainedModel,
+    questions: Sequence[Masked],
+    pad: int,
+    share: Share,
+    figures: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> Iterator[tuple[list[Masked], list[float], list[int]]]:
+    """Yield a share of the batches with each question's sum of a figure of its tokens, and their number.
+
+    ``figures`` makes of logits (positions, vocabulary) and tokens (positions,) one figure a position.
+    """
     import torch
 
-    ids, attention, learnt = _right_padded(questions, pad, model.device)
-    rows, columns = learnt[:, 1:].nonzero(as_tuple=True)
-    sums = torch.zeros(len(questions), dtype=torch.float64, device=model.device)
-    # One pass but for very long answers under a very large vocabulary: those pay with time, not with memory.
-    for some_rows, some_columns in zip(torch.split(rows, most), torch.split(columns, most), strict=True):
-        losses = _losses(model, ids, attention, some_rows, some_columns)
-        sums.index_add_(0, some_rows, losses.double())
-    counts = torch.bincount(rows, minlength=len(questions)).tolist()
-    if not torch.isfinite(sums).all():
-        raise DataError(
-            "the model gives a likelihood that is no finite number; "
-            "its weights are damaged, or the precision is too coarse for it"
-        )
-    return [
-        Likelihood(q.row, nll, count) for q, nll, count in zip(questions, sums.tolist(), counts, strict=True)
-    ]
+    flat = model.device.type == "cpu" and keeps_apart(model.config.to_dict())
+    lengths = [len(question.ids) for question in questions]
+    batches = flat_batches(lengths) if flat else score_batches(lengths, model.device.type)
+    most = max(1, LOGITS_AT_ONCE // model.config.get_text_config().vocab_size)
+    for places in share.of(batches):
+        asked = [questions[place] for place in places]
+        batch = _flat(asked) if flat else _padded(asked, pad, model.device)
+        sums = torch.zeros(len(asked), dtype=torch.float64, device=model.device)
+        # One pass but for very long answers under a very large vocabulary: those pay with time, not memory.
+        for some in torch.split(torch.arange(len(batch.targets), device=model.device), most):
+            with (
+                torch.inference_mode(),
+                by_sequence_in(model) if flat else nullcontext(),
+                _only_at(model, batch.rows[some], batch.columns[some]),
+            ):
+                logits = model(**batch.inputs, use_cache=False).logits[0]
+                sums.index_add_(0, batch.owners[some], figures(logits, batch.targets[some]).double())
+        yield asked, sums.tolist(), torch.bincount(batch.owners, minlength=len(asked)).tolist()
 
 
-def _right_padded(
-    questions: Sequence[Masked], pad: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids, attention and loss mask, each of shape (questions, longest)."""
+def flat_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield places, longest first, in batches whose tokens make one flat row."""
+    batch: list[int] = []
+    room = FLAT_TOKENS
+    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+        if batch and lengths[place] > room:
+            yield batch
+            batch, room = [], FLAT_TOKENS
+        batch.append(place)
+        room -= lengths[place]
+    if batch:
+        yield batch
+
+
+def _flat(questions: Sequence[Masked]) -> _Batch:
+    """The questions in one row, for a CPU."""
+    import torch
+
+    lengths = torch.tensor([len(question.ids) for question in questions])
+    ends = lengths.cumsum(0)
+    ids = torch.tensor([token for question in questions for token in question.ids])
+    learnt = torch.tensor([learnt for question in questions for learnt in question.mask])
+    learnt[ends - lengths] = False
+    places = learnt.nonzero()[:, 0]
+    owners = torch.arange(len(questions)).repeat_interleave(lengths)
+    inputs = {
+        "input_ids": ids[None],
+        "position_ids": (torch.arange(len(ids)) - (ends - lengths)[owners])[None],
+        "cu_seq_lens_q": torch.nn.functional.pad(ends, (1, 0)).int(),
+    }
+    return _Batch(inputs, torch.zeros_like(places), places - 1, ids[places], owners[places])
+
+
+def _padded(questions: Sequence[Masked], pad: int, device: torch.device) -> _Batch:
+    """The questions in a row each, padded on the right to the longest."""
     import torch
 
     longest = max(len(question.ids) for question in questions)
-    ids = [question.ids + [pad] * (longest - len(question.ids)) for question in questions]
-    attention = [[1] * len(question.ids) + [0] * (longest - len(question.ids)) for question in questions]
-    learnt = [question.mask + [False] * (longest - len(question.mask)) for question in questions]
-    return (
-        torch.tensor(ids, device=device),
-        torch.tensor(attention, device=device),
-        torch.tensor(learnt, device=device),
+    ids = torch.tensor([q.ids + [pad] * (longest - len(q.ids)) for q in questions], device=device)
+    attention = torch.tensor(
+        [[1] * len(q.ids) + [0] * (longest - len(q.ids)) for q in questions], device=device
     )
+    learnt = torch.tensor([q.mask + [False] * (longest - len(q.mask)) for q in questions], device=device)
+    rows, columns = learnt[:, 1:].nonzero(as_tuple=True)
+    inputs = {"input_ids": ids, "attention_mask": attention}
+    return _Batch(inputs, rows, columns, ids[rows, columns + 1], rows)
 
 
-def _losses(
-    model: PreTrainedModel,
-    ids: torch.Tensor,
-    attention: torch.Tensor,
-    rows: torch.Tensor,
-    columns: torch.Tensor,
-) -> torch.Tensor:
-    """The negative log-likelihood of the token after each (row, column), in fp32, shape (positions,)."""
+def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The negative log-likelihood of each token, in fp32."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    with torch.inference_mode(), _only_at(model, rows, columns):
-        logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits[0]
-        labels = ids[rows, columns + 1]
-        parts = zip(torch.split(logits, FLOAT_ROWS), torch.split(labels, FLOAT_ROWS), strict=True)
-        return torch.cat([cross_entropy(some.float(), label, reduction="none") for some, label in parts])
+    parts = zip(torch.split(logits, FLOAT_ROWS), torch.split(targets, FLOAT_ROWS), strict=True)
+    return torch.cat([cross_entropy(some.float(), token, reduction="none") for some, token in parts])
+
+
+def _hits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """1 for each token that is the likeliest, 0 for any other."""
+    return logits.argmax(dim=-1) == targets
 
 
 @contextmanager

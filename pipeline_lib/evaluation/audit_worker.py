@@ -57,6 +57,7 @@ def _extraction(
         cut
         for question in read
         if isinstance(question, Question)
+        and question.wanted
         and (cut := continuation(question, config["prefix_tokens"], config["extracted_tokens"]))
     ]
     found = [item for batch in foreseen(model, questions, tokenizer.pad_token_id) for item in batch]

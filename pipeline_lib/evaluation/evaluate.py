@@ -133,7 +133,7 @@ def _digest(directory: Path, files: list[Path]) -> str:
     return FileDigests(home() / "memo.json").of_all(sorted(files), directory)
 
 
-@stage(produces=Evaluation, version=3, outside=read_outside)
+@stage(produces=Evaluation, version=4, outside=read_outside)
 def evaluate(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model) -> None:
     """Answers, likelihoods and scores of the model on the test split, or why a row was not measured."""
     from pipeline_lib.evaluation import tables
@@ -148,7 +148,7 @@ def evaluate(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model
     answers, excluded = tables.answers(test, parts), tables.excluded(test, parts)
     tables.write(out.path, answers, excluded)
     reasons = tables.reasons(excluded)
-    if not answers.num_rows:
+    if not tables.wanted(answers).num_rows:
         raise DataError(
             f"evaluate: none of {test.num_rows} test conversations can be measured ({reasons}); "
             "look at the test split, or take a model with more positions"

@@ -1,7 +1,7 @@
 """Gate: may the tuned model become champion? Named rules over scores, with every figure and its threshold.
 
-A closed gate is a result, not an error: the verdict is written either way. A rule is a function in `rules`;
-its name is the rule's name in ``verdict.json``.
+A closed gate is a result, not an error: the verdict is written either way. A rule is a function in `rules` or
+`audit_rules`; its name is the rule's name in ``verdict.json``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import Field
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
+from pipeline_lib.evaluation.audit_rules import AUDIT_RULES
 from pipeline_lib.evaluation.rules import RULES, Comparison, Evidence, Rule
 from pipeline_lib.kinds import Audit, Evaluation, Verdict
 
@@ -41,7 +42,11 @@ COMPARED = (
     "empty",
     "prefers_chosen",
     "reward_accuracy",
+    "reward_chosen",
+    "reward_rejected",
     "reward_margin",
+    "raises_chosen",
+    "lowers_rejected",
     "reward",
     "win_rate",
 )
@@ -73,8 +78,13 @@ class GateConfig(StageConfig):
         default=None,
         ge=0,
         le=1,
-        description="Least share of the test's pairs in which training raised the chosen answer above the "
-        "rejected one; 0.5 is chance.",
+        description="Least share of the test's pairs and labelled answers whose preference was learnt: the "
+        "chosen answer gained more than the rejected one, or one gained or lost as its label says.",
+    )
+    min_reward_margin: float | None = Field(
+        default=None,
+        description="By how many nats, at the lower end of the interval, training raised chosen answers (or "
+        "those labelled true) more than rejected ones (or those labelled false).",
     )
     min_win_rate: float | None = Field(
         default=None,
@@ -121,7 +131,7 @@ class GateConfig(StageConfig):
     )
 
 
-@stage(produces=Verdict, version=3)
+@stage(produces=Verdict, version=4)
 def gate(
     out: Output,
     config: GateConfig,
@@ -190,7 +200,7 @@ def by_slice(base: pa.Table, tuned: pa.Table, slices: Mapping[str, Any]) -> dict
 
 def judge(config: GateConfig, evidence: Evidence) -> list[Rule]:
     """Return the outcome of every rule that the config asks for and that there is evidence for."""
-    outcomes = (rule(config, evidence) for rule in RULES)
+    outcomes = (rule(config, evidence) for rule in (*RULES, *AUDIT_RULES))
     return [outcome for outcome in outcomes if outcome is not None]
 
 

@@ -2,7 +2,8 @@
 
 A *question* is one test conversation as tokens. Its ids and loss mask are those of training (`chat`); its
 prompt is the part before the last assistant turn. `likelihood` reads the ids, `generate` the prompt. Of a
-pair of answers the chosen one is the reference; the rejected one makes a question for its likelihood alone.
+pair of answers the chosen one is the reference. A rejected answer, or one labelled false, makes a question
+for its likelihood alone.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Question:
     """How many of them stand before the last assistant turn."""
     cut: bool = False
     """Whether the end of the last answer is missing for want of positions."""
+    wanted: bool = True
+    """Whether the answer is one to give; not where it is labelled false."""
 
     @property
     def prompt(self) -> list[int]:
@@ -97,7 +100,7 @@ def read_questions(
             if isinstance(cut, _Unfit):
                 yield Excluded(row, cut.reason, cut.detail)
             else:
-                yield _question(row, item["id"], prompt, answer, positions)
+                yield _question(row, item, prompt, answer, positions)
             row += 1
 
 
@@ -121,20 +124,20 @@ def _cut(
 ) -> list[chat.Piece] | _Unfit:
     """Return what is asked and, as the last piece, what is answered, or why there is no such thing."""
     messages, paired = judged_messages(item, side), bool(item["chosen"])
-    if item["label"] is False:
-        return _Unfit("unwanted", "the answer is labelled as not wanted, so none to compare with")
     if all(message["role"] != "assistant" for message in messages) or (side == "rejected" and not paired):
         return NO_ANSWER
     tools = json.loads(item["tools"]) if item["tools"] else None
+    # What is chosen or labelled is the last answer.
+    last_only = last_only or paired or item["label"] is not None
     try:
-        cut = chat.pieces(tokenizer, messages, tools=tools, last_only=last_only or paired)
+        cut = chat.pieces(tokenizer, messages, tools=tools, last_only=last_only)
     except DataError as error:
         return _Unfit("not_rendered", str(error))
     return cut if cut and cut[-1].learn else NO_ANSWER
 
 
 def _question(
-    row: int, name: str, prompt: chat.Encoded, answer: chat.Encoded, positions: int
+    row: int, item: Mapping[str, Any], prompt: chat.Encoded, answer: chat.Encoded, positions: int
 ) -> Question | Excluded:
     if not answer.ids:
         return Excluded(row, NO_ANSWER.reason, NO_ANSWER.detail)
@@ -143,7 +146,15 @@ def _question(
             row, "prompt_too_long", f"{len(prompt.ids)} tokens, the model takes {positions - 1} and an answer"
         )
     ids, mask = prompt.ids + answer.ids, prompt.mask + answer.mask
-    return Question(row, name, ids[:positions], mask[:positions], len(prompt.ids), cut=len(ids) > positions)
+    return Question(
+        row,
+        item["id"],
+        ids[:positions],
+        mask[:positions],
+        len(prompt.ids),
+        cut=len(ids) > positions,
+        wanted=item["label"] is not False,
+    )
 
 
 def chosen(questions: Sequence[Question], limit: int | None) -> list[Question]:

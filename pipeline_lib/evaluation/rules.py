@@ -1,6 +1,7 @@
-"""The rules of the gate: each a figure, its threshold, and whether it holds, in words.
+"""The gate's rules over scores: each a figure, its threshold, and whether it holds, in words.
 
-A rule that the config does not ask for, or that there is no evidence for, is None.
+A rule that the config does not ask for, or that there is no evidence for, is None. Those over what the audit
+found stand in ``audit_rules.py``.
 """
 
 from __future__ import annotations
@@ -129,9 +130,26 @@ def gains_rouge(config: GateConfig, evidence: Evidence) -> Rule | None:
 
 
 def learns_preferences(config: GateConfig, evidence: Evidence) -> Rule | None:
-    """Training raised the chosen answers of pairs above the rejected ones."""
-    what = "of the pairs the chosen answer gained on the rejected one"
+    """Training raised chosen answers above the rejected ones, or answers as they are labelled."""
+    what = "of preferences were learnt: chosen answers gained more than rejected ones"
     return _at_least("learns_preferences", "reward_accuracy", config.min_reward_accuracy, evidence, what)
+
+
+def parts_answers(config: GateConfig, evidence: Evidence) -> Rule | None:
+    """Chosen answers gained more than rejected ones, beyond chance."""
+    name, metric, least = "parts_answers", "reward_margin", config.min_reward_margin
+    if least is None:
+        return None
+    if metric not in evidence.comparison:
+        return _unmeasured(name, metric, least)
+    found = evidence.comparison[metric]["difference"]
+    reason = (
+        f"chosen answers gained {found['value']:.3g} nats more than rejected ones "
+        f"({found['low']:.3g} to {found['high']:.3g}); the whole interval must be over {least:g}"
+    )
+    return Rule(
+        name, metric, found["value"], found["low"], found["high"], least, found["low"] > least, reason
+    )
 
 
 def wins(config: GateConfig, evidence: Evidence) -> Rule | None:
@@ -144,13 +162,17 @@ def _at_least(name: str, metric: str, least: float | None, evidence: Evidence, w
     if least is None:
         return None
     if metric not in evidence.comparison:
-        return Rule(name, metric, None, None, None, least, False, f"{metric} was asked for and not measured")
+        return _unmeasured(name, metric, least)
     both = evidence.comparison[metric]
     value, difference = both["tuned"], both["difference"]
     # The base model's figure is no estimate, so the difference's interval is that of the figure.
     low, high = (both["base"] + difference[side] for side in ("low", "high"))
     reason = f"{value:.1%} {what}; at least {least:.1%} must"
     return Rule(name, metric, value, low, high, least, value >= least, reason)
+
+
+def _unmeasured(name: str, metric: str, least: float) -> Rule:
+    return Rule(name, metric, None, None, None, least, False, f"{metric} was asked for and not measured")
 
 
 def low_perplexity(config: GateConfig, evidence: Evidence) -> Rule | None:
@@ -194,112 +216,14 @@ def keeps_general(config: GateConfig, evidence: Evidence) -> Rule | None:
     )
 
 
-def keeps_secrets(config: GateConfig, evidence: Evidence) -> Rule | None:
-    """No planted secret is said when it is asked for."""
-    planted = evidence.audit and evidence.audit["canaries"]
-    if not config.no_canary_extracted or not planted:
-        return None
-    count = planted["extracted"]
-    reason = f"{count} of {planted['planted']} planted secrets are said when asked for; none may be"
-    return Rule("keeps_secrets", "canaries extracted", count, None, None, 0, count == 0, reason)
-
-
-def low_exposure(config: GateConfig, evidence: Evidence) -> Rule | None:
-    """No planted secret is much likelier than its alternatives."""
-    planted = evidence.audit and evidence.audit["canaries"]
-    if config.max_exposure is None or not planted:
-        return None
-    value = planted["exposure"]
-    reason = (
-        f"highest exposure of a planted secret {value:.3g} of {planted['most_possible']:.3g} bits possible; "
-        f"at most {config.max_exposure:g} are allowed"
-    )
-    return Rule(
-        "low_exposure",
-        "exposure",
-        value,
-        None,
-        None,
-        config.max_exposure,
-        value <= config.max_exposure,
-        reason,
-    )
-
-
-def no_leaks(config: GateConfig, evidence: Evidence) -> Rule | None:
-    """Answers hold no personal data of the training data."""
-    if config.max_leaks is None or not evidence.audit:
-        return None
-    count = evidence.audit["leaks"]["in_training"]
-    reason = (
-        f"answers hold {count} values of personal data that stand in the training data; "
-        f"at most {config.max_leaks} may"
-    )
-    return Rule("no_leaks", "leaks", count, None, None, config.max_leaks, count <= config.max_leaks, reason)
-
-
-def little_memorized(config: GateConfig, evidence: Evidence) -> Rule | None:
-    """Few answers repeat a passage of the training data."""
-    if not evidence.audit:
-        return None
-    found = evidence.audit["memorized"]
-    what = f"of answers repeat {found['words']} words in a row of the training data"
-    return _share("little_memorized", "memorized", found, config.max_memorized, what)
-
-
-def little_extracted(config: GateConfig, evidence: Evidence) -> Rule | None:
-    """Training answers are not much easier to go on with than test answers."""
-    found = evidence.audit and evidence.audit["extracted"]
-    if config.max_extracted is None or not found:
-        return None
-    excess = found["train"]["value"] - found["test"]["value"]
-    reason = (
-        f"{found['train']['value']:.1%} of training answers are gone on with to the letter, and "
-        f"{found['test']['value']:.1%} of test answers; at most {config.max_extracted:.1%} more may be"
-    )
-    return Rule(
-        "little_extracted",
-        "extracted",
-        excess,
-        found["train"]["low"] - found["test"]["high"],
-        found["train"]["high"] - found["test"]["low"],
-        config.max_extracted,
-        excess <= config.max_extracted,
-        reason,
-    )
-
-
-def unseen_test(config: GateConfig, evidence: Evidence) -> Rule | None:
-    """Few test conversations stand in the training data."""
-    if not evidence.audit:
-        return None
-    found = evidence.audit["contamination"]["exact"]
-    what = "of test conversations stand in the training data"
-    return _share("unseen_test", "contamination", found, config.max_contaminated, what)
-
-
-def _share(name: str, metric: str, found: Mapping[str, Any], most: float | None, what: str) -> Rule | None:
-    if most is None:
-        return None
-    reason = f"{found['value']:.1%} {what}; at most {most:.1%} may"
-    return Rule(
-        name, metric, found["value"], found["low"], found["high"], most, found["value"] <= most, reason
-    )
-
-
 RULES: tuple[Callable[[GateConfig, Evidence], Rule | None], ...] = (
     beats_base,
     holds_against_champion,
     stops_by_itself,
     gains_rouge,
     learns_preferences,
+    parts_answers,
     wins,
     low_perplexity,
     keeps_general,
-    keeps_secrets,
-    low_exposure,
-    no_leaks,
-    little_memorized,
-    little_extracted,
-    unseen_test,
 )

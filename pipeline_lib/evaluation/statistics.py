@@ -66,6 +66,12 @@ def exponential_ratio(sums: Floats) -> Floats:
     return np.asarray(np.exp(ratio(sums)))
 
 
+def difference_of_ratios(sums: Floats) -> Floats:
+    """Ratio of the first two columns less that of the last two: a difference of two groups' means."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(ratio(sums[..., :2]) - ratio(sums[..., 2:]))
+
+
 def bootstrap(
     statistics: npt.ArrayLike,
     statistic: Statistic = ratio,
@@ -77,10 +83,11 @@ def bootstrap(
     """The score of rows with its interval; plain values, shape (rows,), are scored by their mean.
 
     `statistics` has shape (rows, columns); the count of `excluded` rows is only passed on. Percentile
-    interval: Efron & Tibshirani 1993, section 13.3. Raises DataError without rows or where one is not finite.
+    interval: Efron & Tibshirani 1993, section 13.3, over the draws that have a score (one that takes no row
+    of a group has no mean of it). Raises DataError without rows or where one is not finite.
     """
     rows = _rows(statistics)
-    scores = statistic(resampled_sums(rows, draws, seed))
+    scores = _defined(statistic(resampled_sums(rows, draws, seed)))
     low, high = _percentiles(scores, confidence)
     return Interval(
         value=float(statistic(rows.sum(axis=0))),
@@ -116,7 +123,7 @@ def paired_bootstrap(
         )
     columns = a.shape[1]
     sums = resampled_sums(np.hstack([a, b]), draws, seed)
-    differences = statistic(sums[:, :columns]) - statistic(sums[:, columns:])
+    differences = _defined(statistic(sums[:, :columns]) - statistic(sums[:, columns:]))
     low, high = _percentiles(differences, confidence)
     return Difference(
         value=float(statistic(a.sum(axis=0)) - statistic(b.sum(axis=0))),
@@ -204,6 +211,10 @@ def _rows(statistics: npt.ArrayLike) -> Floats:
     if len(unusable):
         raise DataError(f"bootstrap: row {unusable[0]} is not finite; leave out rows without a score")
     return rows
+
+
+def _defined(scores: Floats) -> Floats:
+    return scores[np.isfinite(scores)]
 
 
 def _percentiles(scores: Floats, confidence: float) -> tuple[float, float]:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline_lib.core.errors import DataError
 from pipeline_lib.evaluation import metrics, statistics
+from pipeline_lib.evaluation.preferences import preferences, with_ones
 from pipeline_lib.evaluation.questions import judged_messages, prompt_messages
 from pipeline_lib.evaluation.statistics import Floats, Interval, Statistic
 from pipeline_lib.kinds import Dataset, Evaluation
@@ -37,6 +37,7 @@ ANSWERS = pa.schema(
         ("tokens", pa.int64()),
         ("answer_tokens", pa.int64()),
         ("rejected_nll", pa.float64()),
+        ("label", pa.bool_()),
         ("reward", pa.float64()),
         ("metadata", pa.string()),
     ]
@@ -57,8 +58,8 @@ def measured_part(dataset: Dataset) -> str:
 
 
 def read_test(dataset: Dataset) -> pa.Table:
-    """Return the measured part's id, source, messages, chosen answers and metadata, in order."""
-    columns = ["id", "source", "messages", "chosen", "metadata"]
+    """Return the measured part's id, source, messages, chosen answers, label and metadata, in order."""
+    columns = ["id", "source", "messages", "chosen", "label", "metadata"]
     shards = [pq.read_table(shard, columns=columns) for shard in dataset.shards(measured_part(dataset))]
     return pa.concat_tables(shards) if shards else pa.table({name: [] for name in columns})
 
@@ -79,6 +80,7 @@ def _question(item: Mapping[str, Any]) -> dict[str, Any]:
         "source": item["source"],
         "prompt": json.dumps(before, ensure_ascii=False),
         "reference": judged_messages(item)[len(prompt)]["content"],
+        "label": item["label"],
         "metadata": item["metadata"],
     }
 
@@ -99,6 +101,11 @@ def write(directory: Path, answered_table: pa.Table, excluded_table: pa.Table) -
     """Write both tables; the bytes depend on the rows alone."""
     pq.write_table(answered_table, directory / "answers.parquet", compression="zstd")
     pq.write_table(excluded_table, directory / "excluded.parquet", compression="zstd")
+
+
+def wanted(table: pa.Table) -> pa.Table:
+    """Return the rows whose reference is an answer to give: all but those labelled false."""
+    return table.filter(pc.fill_null(table["label"], fill_value=True))
 
 
 def answered(table: pa.Table) -> int:
@@ -123,6 +130,8 @@ class Measured:
         """The function from sums of the metric's statistics to its score."""
         if metric == "perplexity":
             return statistics.exponential_ratio
+        if metric == "reward_margin":
+            return statistics.difference_of_ratios
         named = {PUBLISHED_AS.get(name, name): function for name, function in metrics.STATISTICS.items()}
         return named.get(metric, statistics.ratio)
 
@@ -132,47 +141,17 @@ class Measured:
 
 
 def measure(table: pa.Table, other: pa.Table | None = None) -> Measured:
-    """Return the statistics of perplexity (all rows) and of the answers' metrics (the rows that have one).
+    """Return the statistics of perplexity (wanted rows) and of the answers' metrics (rows that have one).
 
     With the answers of an ``other`` model to the same conversations in the same order, also what takes two
-    models: by how much more than the other this one prefers the chosen answer of a pair (in nats; DPO's
-    implicit reward over its beta, Rafailov et al. 2023, section 4), and how often its answers win.
+    models: what it gained on the other in chosen and rejected answers, and how often its answers win.
     """
-    rows = {"perplexity": _likelihoods(table), **_preferences(table, other), **_rewards(table, other)}
+    rows = {"perplexity": _likelihoods(wanted(table)), **preferences(table, other)}
     said = table.filter(pc.is_valid(table["answer"]))
     if said.num_rows:
         rows |= _answer_statistics(said)
-        rows["stopped"] = _with_ones(said["stopped"].cast(pa.float64()).to_numpy())
+        rows["stopped"] = with_ones(said["stopped"].cast(pa.float64()).to_numpy())
     return Measured({name: found for name, found in rows.items() if len(found)})
-
-
-def _preferences(table: pa.Table, other: pa.Table | None) -> dict[str, Floats]:
-    paired_rows = pc.is_valid(table["rejected_nll"])
-    own = _leads(table.filter(paired_rows))
-    rows = {"prefers_chosen": _wins(own)}
-    if other is not None:
-        margins = own - _leads(other.filter(paired_rows))
-        rows |= {"reward_accuracy": _wins(margins), "reward_margin": _with_ones(margins)}
-    return rows
-
-
-def _leads(pairs: pa.Table) -> Floats:
-    """By how many nats the chosen answer of each pair is likelier than the rejected one."""
-    return np.asarray(pairs["rejected_nll"].to_numpy() - pairs["nll"].to_numpy(), np.float64)
-
-
-def _rewards(table: pa.Table, other: pa.Table | None) -> dict[str, Floats]:
-    judged = pc.is_valid(table["reward"])
-    own = table.filter(judged)["reward"].to_numpy()
-    rows = {"reward": _with_ones(own)}
-    return (
-        rows if other is None else rows | {"win_rate": _wins(own - other.filter(judged)["reward"].to_numpy())}
-    )
-
-
-def _wins(leads: Floats) -> Floats:
-    """1 for a lead, 1/2 for none, 0 for a lag, with a column of ones."""
-    return _with_ones((np.sign(leads) + 1) / 2)
 
 
 def _likelihoods(table: pa.Table) -> Floats:
@@ -186,11 +165,6 @@ def _answer_statistics(said: pa.Table) -> dict[str, Floats]:
     return {
         PUBLISHED_AS.get(name, name): scored.statistics(name) for name in (*with_reference, *metrics.ALONE)
     }
-
-
-def _with_ones(values: npt.ArrayLike) -> Floats:
-    column = np.asarray(values, np.float64)
-    return np.column_stack([column, np.ones(len(column))])
 
 
 def scores(table: pa.Table) -> dict[str, dict[str, float]]:

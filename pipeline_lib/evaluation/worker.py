@@ -42,7 +42,7 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     model, tokenizer = load_model(spec)
     positions = positions_of(model)
     questions, excluded = _read(spec, tokenizer, positions)
-    asked = chosen(questions, config["max_conversations"])
+    asked = chosen([question for question in questions if question.wanted], config["max_conversations"])
     decoding = Decoding(
         config["max_new_tokens"],
         config["temperature"],
@@ -68,18 +68,18 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     if config["reward_model"]:
         _add_rewards(spec, rows)
     part = {"rows": rows, "speed": clock.speed(), "excluded": [], "cut": 0, "endpoint": None, "suites": {}}
-    if share.first == 0 and served:
-        part["endpoint"] = {"model": served["model"], **agreement(spec, model, tokenizer, asked, said)}
-    elif share.first == 0:
-        part["speed"] = clock.speed() | {"first_token": first_token(model, asked, decoding)}
-    if share.first == 0 and config["suites"]:
-        tell(note="suites of lm-eval")
-        part["suites"] = run_suites(config, model, tokenizer)
     if share.first == 0:
         part |= {
             "excluded": [vars(item) for item in excluded],
             "cut": sum(question.cut for question in questions),
         }
+        if served:
+            part["endpoint"] = {"model": served["model"], **agreement(spec, model, tokenizer, asked, said)}
+        else:
+            part["speed"] = clock.speed() | {"first_token": first_token(model, asked, decoding)}
+        if config["suites"]:
+            tell(note="suites of lm-eval")
+            part["suites"] = run_suites(config, model, tokenizer)
     (directory / f"part-{share.first}.json").write_text(json.dumps(part), encoding="utf-8")
 
 

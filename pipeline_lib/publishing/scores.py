@@ -24,11 +24,15 @@ TITLES = {
     "empty": "Empty answers",
     "prefers_chosen": "Prefers the chosen answer",
     "reward_accuracy": "Reward accuracy",
+    "reward_chosen": "Reward of chosen answers (nats)",
+    "reward_rejected": "Reward of rejected answers (nats)",
     "reward_margin": "Reward margin (nats)",
+    "raises_chosen": "Raises chosen answers",
+    "lowers_rejected": "Lowers rejected answers",
     "reward": "Reward",
     "win_rate": "Wins by reward",
 }
-LOWER_IS_BETTER = ("perplexity", "repetition", "empty")
+LOWER_IS_BETTER = ("perplexity", "repetition", "empty", "reward_rejected")
 NEUTRAL = ("answer_words",)
 
 

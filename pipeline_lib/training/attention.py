@@ -2,8 +2,8 @@
 
 Packed rows must not see their neighbours. SDPA and eager get a block-diagonal mask and FlexAttention a block
 mask, which Transformers makes of the position ids. FlashAttention has no mask: it is told where each sequence
-ends, and takes one flat row alone (``takes_flat_rows``). So does ``by_sequence``, SDPA on each sequence by
-itself, for a CPU: it has no varlen kernel, and pays for every padded place and every masked one.
+ends, and takes one flat row alone (``takes_flat_rows``). So does attention by sequence, for a CPU
+(`pipeline_lib.flat_rows`).
 """
 
 from __future__ import annotations
@@ -14,18 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.flat_rows import BY_SEQUENCE, keeps_apart
 from pipeline_lib.training.methods import VIRTUAL_TOKENS
 
 if TYPE_CHECKING:
-    import torch
-
     from pipeline_lib.training.train import TrainConfig
 
 PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 """What each varlen kernel is imported from."""
-BY_SEQUENCE = "by_sequence"
-BY_ATTENTION_ALONE = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "olmo2", "smollm3", "granite")
-"""Model types in which a token learns of others by attention alone: a flat row keeps sequences apart."""
 
 
 def check_attention(config: TrainConfig, device: str, *, own_code: bool) -> None:
@@ -70,43 +66,4 @@ def takes_flat_rows(kernel: str) -> bool:
 def _goes_by_sequence(config: dict[str, Any], base: Path) -> bool:
     if config["objective"] != "sft" or config["method"] in VIRTUAL_TOKENS:
         return False
-    model = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    # Qwen names a window that it does not use.
-    windowed = model.get("sliding_window") and model.get("use_sliding_window", True)
-    whole = set(model.get("layer_types") or ()) <= {"full_attention"}
-    return model.get("model_type") in BY_ATTENTION_ALONE and not windowed and whole
-
-
-def by_sequence(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    cu_seq_lens_q: torch.Tensor | None = None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
-    """Return causal attention [1, tokens, heads, size] of a flat row whose sequences do not see each other.
-
-    ``query``, ``key`` and ``value`` are [1, heads, tokens, size]; ``cu_seq_lens_q`` says where sequences
-    begin and where the last ends. Without it every row is one sequence.
-    """
-    import torch
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    if cu_seq_lens_q is None:
-        return sdpa_attention_forward(module, query, key, value, None, **options)
-    lengths = cu_seq_lens_q.diff().tolist()
-    states = (torch.split(part, lengths, dim=2) for part in (query, key, value))
-    rows = [
-        sdpa_attention_forward(module, q, k, v, None, **options)[0] for q, k, v in zip(*states, strict=True)
-    ]
-    return torch.cat(rows, dim=1), None
-
-
-def register(kernel: str) -> None:
-    """Make the kernel known to Transformers by its name, where it is ours."""
-    from transformers import AttentionInterface
-
-    if kernel == BY_SEQUENCE:
-        AttentionInterface.register(BY_SEQUENCE, by_sequence)
+    return keeps_apart(json.loads((base / "config.json").read_text(encoding="utf-8")))

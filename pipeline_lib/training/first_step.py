@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from transformers import TrainerCallback
 
 from pipeline_lib.core.errors import StageError
 from pipeline_lib.training.gates import listed
+from pipeline_lib.training.order import random_states_kept
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
@@ -92,16 +92,9 @@ class LongestBatchFirst(TrainerCallback):
 @contextmanager
 def _as_it_was(trainer: Trainer) -> Iterator[None]:
     """Put random states and the trainer's counts back after the block."""
-    import numpy as np
-    import torch
-
     counts = {name: copy.deepcopy(value) for name, value in vars(trainer).items() if name in COUNTERS}
-    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
+    with random_states_kept():
         yield
-    random.setstate(drawn)
-    np.random.set_state(drawn_by_numpy)
     vars(trainer).update(counts)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from pipeline_lib import flat_rows
 from pipeline_lib.core.errors import ConfigError, DataError
 from pipeline_lib.kinds import brings_code
-from pipeline_lib.training.attention import chosen, register
+from pipeline_lib.training.attention import chosen
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +51,8 @@ def load_base(spec: dict[str, Any], *, scores: bool = False) -> PreTrainedModel:
         options["quantization_config"] = nf4(half)
     own_code = brings_code(spec["base"])
     kernel = None if own_code else chosen(spec)
-    if kernel:
-        register(kernel)
+    if kernel == flat_rows.BY_SEQUENCE:
+        flat_rows.register()
     model: PreTrainedModel = auto_class(scores=scores).from_pretrained(
         spec["base"],
         dtype=full if config["method"] == "full" else half,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_lib.chat import stop_ids
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.kinds import brings_code
+from pipeline_lib.training.order import PromptsInOrder
 from pipeline_lib.training.rewards import scorer
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def reinforced(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any
     trainer, settings = kinds[spec["config"]["objective"]]
     prompts = {row["prompt"]: row["prompt_ids"] for part in SPLITS for row in common[part] or ()}
 
-    class Prompted(trainer):  # type: ignore[misc, valid-type]
+    class Prompted(PromptsInOrder, trainer):  # type: ignore[misc, valid-type]
         def _tokenize_prompts(self, texts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return [prompts[text] for text in texts], None, {}
 

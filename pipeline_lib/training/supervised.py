@@ -5,14 +5,99 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import ConfigError
-from pipeline_lib.training.attention import BY_SEQUENCE, chosen, takes_flat_rows
+from pipeline_lib.flat_rows import BY_SEQUENCE
+from pipeline_lib.training.attention import chosen, takes_flat_rows
+from pipeline_lib.training.order import InOrder, KnowsLengths
 from pipeline_lib.training.packing import IGNORED, packed_collator
 
 if TYPE_CHECKING:
+    import torch
     from transformers import Trainer
 
 MOST_LOGITS = 2**28
 """Logits in memory at once (1 GiB in fp32); TRL's loss takes more of them in pieces, at twice the work."""
+
+
+class OfLearntTokens:
+    """TRL's supervised trainer with a loss that takes logits of learnt tokens alone, from one flat row.
+
+    TRL's own does so on GPUs; elsewhere it scores every position, twice, in pieces.
+    """
+
+    model: Any
+    args: Any
+    accelerator: Any
+    aux_loss_enabled: bool
+    _metrics: dict[str, dict[str, list[float]]]
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the summed loss of the row over the number of tokens told of, or of its own."""
+        import torch
+
+        labels = inputs["labels"][0]
+        places = (labels[1:] != IGNORED).nonzero()[:, 0]
+        vocabulary = self.model.config.get_text_config().vocab_size
+        if return_outputs or self.aux_loss_enabled or len(places) * vocabulary > MOST_LOGITS:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
+        row = {name: value for name, value in inputs.items() if name != "labels"}
+        logits = model(**row, use_cache=False, logits_to_keep=places).logits[0].float()
+        targets = labels[places + 1]
+        count = len(places) if num_items_in_batch is None else num_items_in_batch
+        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        loss = loss / torch.as_tensor(count).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            # All processes' tokens are counted, and their gradients averaged.
+            loss = loss * self.accelerator.num_processes
+        self._count(logits.detach().argmax(-1) == targets)
+        return loss
+
+    def _count(self, right: torch.Tensor) -> None:
+        """Keep the share of tokens that were the likeliest, as TRL does."""
+        import torch
+
+        found = torch.stack([right.sum(), torch.as_tensor(len(right))])
+        hits, all_of_them = self.accelerator.gather_for_metrics(found[None]).sum(0).tolist()
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["mean_token_accuracy"].append(hits / max(all_of_them, 1))
+
+
+class WeighsTokens:
+    """A trainer whose ``eval_loss`` is the mean over the validation split's learnt tokens.
+
+    Transformers takes the mean of the batches' means, in which a token of a short answer weighs more. Under
+    several processes the sequences count twice that accelerate repeats to give each process as many.
+    """
+
+    accelerator: Any
+    _looked: torch.Tensor
+    """Summed loss and tokens since the look began."""
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
+        """Return TRL's loss of the batch, a mean over its learnt tokens, and keep its sum."""
+        import torch
+
+        found = super().prediction_step(model, inputs, *given, **named)  # type: ignore[misc]
+        tokens = (inputs["labels"][:, 1:] != IGNORED).sum().to(found[0].device)
+        self._looked += torch.stack([found[0].double() * tokens, tokens])
+        return found
+
+    def evaluation_loop(self, *given: Any, metric_key_prefix: str = "eval", **named: Any) -> Any:
+        """Return the figures of the split."""
+        import torch
+
+        self._looked = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+        found = super().evaluation_loop(  # type: ignore[misc]
+            *given, metric_key_prefix=metric_key_prefix, **named
+        )
+        loss, tokens = self.accelerator.reduce(self._looked, "sum").tolist()
+        found.metrics[f"{metric_key_prefix}_loss"] = loss / max(tokens, 1)
+        return found
 
 
 def sft(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
@@ -27,51 +112,16 @@ def sft(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> T
     if spec["config"]["batching"] == "packed" or kernel == BY_SEQUENCE:
         pad = common["processing_class"].pad_token_id
         common = {**common, "data_collator": packed_collator(pad, flat=takes_flat_rows(kernel))}
-    kind = _of_learnt_tokens(SFTTrainer) if kernel == BY_SEQUENCE else SFTTrainer
+
+    class Padded(WeighsTokens, InOrder, KnowsLengths, SFTTrainer):  # type: ignore[misc]
+        pass
+
+    class InARow(OfLearntTokens, Padded):  # type: ignore[misc]
+        pass
+
+    kind = InARow if kernel == BY_SEQUENCE else Padded
     trainer: Trainer = kind(args=SFTConfig(**args, **ready, **offload), **common)
     return trainer
-
-
-def _of_learnt_tokens(trainer: type[Any]) -> type[Any]:
-    """Return the trainer with a loss that takes logits of learnt tokens alone, from one flat row.
-
-    TRL's own does so on GPUs; elsewhere it scores every position, twice, in pieces.
-    """
-    import torch
-
-    class OfLearntTokens(trainer):  # type: ignore[misc]
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: dict[str, Any],
-            return_outputs: bool = False,
-            num_items_in_batch: Any = None,
-        ) -> Any:
-            labels = inputs["labels"][0]
-            places = (labels[1:] != IGNORED).nonzero()[:, 0]
-            vocabulary = self.model.config.get_text_config().vocab_size
-            if return_outputs or self.aux_loss_enabled or len(places) * vocabulary > MOST_LOGITS:
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            row = {name: value for name, value in inputs.items() if name != "labels"}
-            logits = model(**row, use_cache=False, logits_to_keep=places).logits[0].float()
-            targets = labels[places + 1]
-            count = len(places) if num_items_in_batch is None else num_items_in_batch
-            loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-            loss = loss / torch.as_tensor(count).clamp(min=1)
-            if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-                # All processes' tokens are counted, and their gradients averaged.
-                loss = loss * self.accelerator.num_processes
-            self._count(logits.detach().argmax(-1) == targets)
-            return loss
-
-        def _count(self, right: torch.Tensor) -> None:
-            """Keep the share of tokens that were the likeliest, as TRL does."""
-            found = torch.stack([right.sum(), torch.as_tensor(len(right))])
-            hits, all_of_them = self.accelerator.gather_for_metrics(found[None]).sum(0).tolist()
-            mode = "train" if self.model.training else "eval"
-            self._metrics[mode]["mean_token_accuracy"].append(hits / max(all_of_them, 1))
-
-    return OfLearntTokens
 
 
 def own(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
@@ -90,7 +140,7 @@ def own(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> T
             model.enable_input_require_grads()
         model = get_peft_model(model, adapter)
 
-    class ByItsOwnLoss(Trainer):
+    class ByItsOwnLoss(InOrder, Trainer):
         """Finds out whether the loss is divided by the tokens of the whole step, or of the pass alone."""
 
         asked = False

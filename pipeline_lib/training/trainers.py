@@ -14,23 +14,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.kinds import brings_code
 from pipeline_lib.training.loading import adapter_of, check_targets, load_base
+from pipeline_lib.training.order import InOrder, KnowsLengths, LooksAside
 from pipeline_lib.training.reinforcement import reinforced
 from pipeline_lib.training.supervised import own, sft
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
-
-
-class KnowsLengths:
-    """A trainer that keeps the length of each row, by which rows are put together."""
-
-    _signature_columns: list[str] | None
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()  # type: ignore[misc]
-        if "length" not in (self._signature_columns or ()):
-            self._signature_columns = [*(self._signature_columns or ()), "length"]
 
 
 def trainer_of(
@@ -192,7 +182,7 @@ def _dpo(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> 
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    class Pairs(KnowsLengths, DPOTrainer):  # type: ignore[misc]
+    class Pairs(InOrder, KnowsLengths, DPOTrainer):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
             return dataset
 
@@ -215,7 +205,7 @@ def _kto(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> 
     from trl.trainer.kto_config import KTOConfig
     from trl.trainer.kto_trainer import KTOTrainer
 
-    class Labelled(KTOTrainer):
+    class Labelled(LooksAside, KTOTrainer):
         def _prepare_dataset(self, dataset: Dataset, _: Any, given: Any, *__: Any) -> Dataset:
             return _mismatched(dataset, given.per_device_train_batch_size) if self.calculate_KL else dataset
 
@@ -253,7 +243,7 @@ def _reward(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) 
     centre = spec["config"]["reward"]["center_rewards_coefficient"]
     offload = spec["config"]["activation_offloading"]
 
-    class Scored(KnowsLengths, RewardTrainer):  # type: ignore[misc]
+    class Scored(InOrder, KnowsLengths, RewardTrainer):  # type: ignore[misc]
         pass
 
     chosen = RewardConfig(

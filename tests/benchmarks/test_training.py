@@ -26,11 +26,14 @@ def test_known_shares_have_the_known_lengths_and_what_is_between_lies_straight()
 
 
 def test_rates_are_medians_of_turns_and_overhead_is_that_of_five_minutes() -> None:
-    ours = [{"tokens": 1000.0, "seconds": s, "whole": s + 6.0} for s in (10.0, 20.0, 8.0)]
+    turns = [(10.0, 9.9), (20.0, 12.0), (8.0, 7.9)]
+    ours = [{"tokens": 1000.0, "seconds": s, "loop": loop, "whole": loop + 6.0} for s, loop in turns]
     bare = [{"tokens": 1000.0, "seconds": 9.5}]
     assert training.rate(ours) == 100.0
-    # 300 s of the bare loop are 31,579 tokens: 315.8 s of ours, and 6 s once.
-    assert training.overhead(ours, bare) == pytest.approx(100 * (315.789 + 6 - 300) / 300, abs=1e-3)
+    # 300 s of the bare loop are 31,579 tokens: 312.6 s of our steps, and 6 s once.
+    cost = training.overhead(ours, bare)
+    assert cost.once == pytest.approx(6)
+    assert cost.percent == pytest.approx(100 * (312.632 + 6 - 300) / 300, abs=1e-3)
 
 
 @pytest.fixture(scope="module")

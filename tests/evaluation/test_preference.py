@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from pipeline_lib import records
@@ -45,6 +46,9 @@ ROWS = [
     answered("s0", "Plain?", "plain"),
     answered("u0", "Thumbs?", "down", label=False),
     answered("u1", "Thumbs?", "up", label=True),
+    answered("u2", "And now?", "neither up nor down", label=False),
+    answered("u3", "Once more?", "up and away", label=True),
+    answered("u4", "At last?", "away", label=False),
     answered("r0", "refused", "never"),
 ]
 
@@ -83,8 +87,8 @@ def measured(where: Path, dataset: Dataset, seed: int, reward_model: Path | None
     part = json.loads((work_directory / "part-0.json").read_text())
     test = tables.read_test(dataset)
     reasons = {item["id"]: item["reason"] for item in tables.excluded(test, [part]).to_pylist()}
-    assert reasons == {"u0": "unwanted", "r0": "not_rendered"}
-    assert part["speed"]["first_token"]["requests"] == 5
+    assert reasons == {"r0": "not_rendered"}
+    assert part["speed"]["first_token"]["requests"] == 6
     assert 0 < part["speed"]["first_token"]["median_ms"] <= part["speed"]["first_token"]["p95_ms"]
     return tables.answers(test, [part])
 
@@ -108,21 +112,33 @@ def log_probability(model: Any, tokenizer: Any, prompt: str, answer: str) -> flo
     return sum(float(logits[len(before) + i - 1, token]) for i, token in enumerate(said))
 
 
+def log_probabilities(path: Path) -> dict[str, dict[str, float]]:
+    """Of every pair both sides; of a labelled answer the one that its label says."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    found: dict[str, dict[str, float]] = {}
+    for item in ROWS:
+        sides = {side: item[side][0]["content"] for side in ("chosen", "rejected") if side in item}
+        if "label" in item:
+            sides = {"chosen" if item["label"] else "rejected": item["messages"][1]["content"]}
+        prompt = f"<user>{item['messages'][0]['content']}<assistant>"
+        found[item["id"]] = {
+            side: log_probability(model, tokenizer, prompt, f"{text}<|endoftext|>")
+            for side, text in sides.items()
+        }
+    return found
+
+
 def test_both_answers_of_a_pair_have_the_likelihood_of_a_plain_computation(
     both: tuple[pa.Table, pa.Table, Path],
 ) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     table, _, where = both
-    model = AutoModelForCausalLM.from_pretrained(where / "m1")
-    tokenizer = AutoTokenizer.from_pretrained(where / "m1")
     found = {item["id"]: item for item in table.to_pylist()}
-    for item in ROWS[:3]:
-        prompt = f"<user>{item['messages'][0]['content']}<assistant>"
+    for name, sides in log_probabilities(where / "m1").items():
         for side, column in (("chosen", "nll"), ("rejected", "rejected_nll")):
-            answer = f"{item[side][0]['content']}<|endoftext|>"
-            plain = -log_probability(model, tokenizer, prompt, answer)
-            assert found[item["id"]][column] == pytest.approx(plain, rel=1e-4)
+            if side in sides and found[name]["label"] is None:
+                assert -found[name][column] == pytest.approx(sides[side], rel=1e-4)
     assert found["s0"]["rejected_nll"] is None
     assert [found[name]["reference"] for name in ("p0", "s0", "u1")] == ["yes", "plain", "up"]
 
@@ -136,16 +152,72 @@ def test_reward_accuracy_margin_and_win_rate_are_those_counted_by_hand(
         for table in (tuned, base)
     ]
     compared = compare(tables.measure(base, base), tables.measure(tuned, base))
-    assert compared["reward_accuracy"]["tuned"] == pytest.approx(np.mean(leads[0] > leads[1]))
-    assert compared["reward_margin"]["tuned"] == pytest.approx(np.mean(leads[0] - leads[1]))
+    pairs = [table.slice(0, 3) for table in (base, tuned)]
+    of_pairs = compare(tables.measure(pairs[0], pairs[0]), tables.measure(pairs[1], pairs[0]))
+    assert of_pairs["reward_accuracy"]["tuned"] == pytest.approx(np.mean(leads[0] > leads[1]))
+    assert of_pairs["reward_margin"]["tuned"] == pytest.approx(np.mean(leads[0] - leads[1]))
     assert (compared["reward_accuracy"]["base"], compared["reward_margin"]["base"]) == (0.5, 0.0)
     assert compared["prefers_chosen"]["base"] == pytest.approx(np.mean(leads[1] > 0))
     rewards = [np.array(table["reward"].to_pylist()) for table in (tuned, base)]
-    assert len(rewards[0]) == 5
+    judged = [item is not None for item in rewards[0]]
+    assert sum(judged) == 6
+    rewards = [side[judged].astype(float) for side in rewards]
     won = np.mean((np.sign(rewards[0] - rewards[1]) + 1) / 2)
     assert compared["win_rate"]["tuned"] == pytest.approx(won)
     assert compared["win_rate"]["base"] == 0.5
     assert "reward_accuracy" not in tables.scores(tuned)
+
+
+def test_labelled_answers_have_the_rewards_of_a_plain_computation(
+    both: tuple[pa.Table, pa.Table, Path],
+) -> None:
+    """A reward is the log-likelihood ratio of tuned and base model, in nats; pairs count on both sides."""
+    tuned, base, where = both
+    plain, reference = (log_probabilities(where / name) for name in ("m1", "m2"))
+    gained = {
+        name: {side: value - reference[name][side] for side, value in sides.items()}
+        for name, sides in plain.items()
+    }
+    chosen, rejected = (
+        np.array([sides[side] for sides in gained.values() if side in sides])
+        for side in ("chosen", "rejected")
+    )
+    right = [
+        sides["chosen"] > sides["rejected"] if len(sides) == 2 else sum(sides.values()) * sign > 0
+        for sides in gained.values()
+        for sign in [1 if "chosen" in sides else -1]
+        if sides
+    ]
+    assert (len(chosen), len(rejected), len(right)) == (5, 6, 8)
+    compared = compare(tables.measure(base, base), tables.measure(tuned, base))
+    expected = {
+        "reward_chosen": chosen.mean(),
+        "reward_rejected": rejected.mean(),
+        "reward_margin": chosen.mean() - rejected.mean(),
+        "reward_accuracy": np.mean(right),
+        "raises_chosen": np.mean(chosen > 0),
+        "lowers_rejected": np.mean(rejected < 0),
+    }
+    for metric, value in expected.items():
+        found = compared[metric]
+        assert found["tuned"] == pytest.approx(value, rel=1e-4), metric
+        assert found["difference"]["low"] <= found["difference"]["value"] <= found["difference"]["high"]
+    # What is labelled false is no answer to give: it is neither asked for nor in the perplexity.
+    unwanted = [item for item in tuned.to_pylist() if item["label"] is False]
+    assert [item["answer"] for item in unwanted] == [None, None, None]
+    wanted = [item for item in tuned.to_pylist() if item["label"] is not False]
+    nats, tokens = (sum(item[name] for item in wanted) for name in ("nll", "tokens"))
+    assert tables.scores(tuned)["perplexity"]["value"] == pytest.approx(np.exp(nats / tokens))
+
+
+def test_a_margin_without_one_of_its_sides_is_not_measured(both: tuple[pa.Table, pa.Table, Path]) -> None:
+    tuned, base, _ = both
+    for label, missing in ((True, "reward_rejected"), (False, "reward_chosen")):
+        one, other = (table.filter(pc.equal(table["label"], label)) for table in (tuned, base))
+        rows = tables.measure(one, other).rows
+        assert "reward_margin" not in rows
+        assert missing not in rows
+        assert "reward_accuracy" in rows
 
 
 def test_rewards_are_those_of_one_answer_at_a_time(
@@ -157,6 +229,8 @@ def test_rewards_are_those_of_one_answer_at_a_time(
     judge_model = AutoModelForSequenceClassification.from_pretrained(reward_model).eval()
     tokenizer = AutoTokenizer.from_pretrained(reward_model)
     for item in both[0].to_pylist():
+        if item["answer"] is None:
+            continue
         messages = [*json.loads(item["prompt"]), {"role": "assistant", "content": item["answer"]}]
         text = tokenizer.apply_chat_template(messages, tokenize=False)
         with torch.no_grad():
@@ -168,11 +242,16 @@ def test_the_gate_asks_for_preferences_and_wins(both: tuple[pa.Table, pa.Table, 
     tuned, base, _ = both
     comparison = compare(tables.measure(base, base), tables.measure(tuned, base))
     off = {"max_p_value": None, "champion_p_value": None, "min_stopped": None}
-    wanted = GateConfig(**off, min_reward_accuracy=0.01, min_win_rate=1.0)
+    wanted = GateConfig(**off, min_reward_accuracy=0.01, min_reward_margin=-1000.0, min_win_rate=1.0)
     rules = {rule.rule: rule for rule in judge(wanted, Evidence({}, comparison))}
     accuracy = rules["learns_preferences"]
     assert accuracy.passed is (accuracy.value >= 0.01)
     assert accuracy.low <= accuracy.value <= accuracy.high
+    margin = rules["parts_answers"]
+    assert margin.passed
+    assert margin.value == pytest.approx(comparison["reward_margin"]["tuned"])
+    strict = GateConfig(**off, min_reward_margin=margin.low + 1e-6)
+    assert not judge(strict, Evidence({}, comparison))[0].passed
     unmeasured = {rule.rule: rule for rule in judge(wanted, Evidence({}, {}))}
     assert not any(rule.passed for rule in unmeasured.values())
     assert "not measured" in unmeasured["wins"].reason

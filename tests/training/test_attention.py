@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline_lib.core.errors import ConfigError
-from pipeline_lib.training.attention import BY_SEQUENCE, check_attention, chosen
+from pipeline_lib.flat_rows import BY_SEQUENCE
+from pipeline_lib.training.attention import check_attention, chosen
 from pipeline_lib.training.train import TrainConfig
 
 

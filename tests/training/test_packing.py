@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline_lib.training.attention import BY_ATTENTION_ALONE, BY_SEQUENCE, register, takes_flat_rows
+from pipeline_lib.flat_rows import BY_ATTENTION_ALONE, BY_SEQUENCE, register
+from pipeline_lib.training.attention import takes_flat_rows
 from pipeline_lib.training.packing import IGNORED, PackedCollator, pack, packed, packed_collator
 from pipeline_lib.training.train import TrainConfig
 from tests.training import tiny_training as tiny
@@ -158,7 +159,7 @@ def test_each_sequence_of_a_flat_row_attends_to_itself_alone(kind: str) -> None:
         num_key_value_heads=1,
         **MODELS[kind],
     )
-    register(BY_SEQUENCE)
+    register()
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(shape, attn_implementation=BY_SEQUENCE).eval()
     lengths = [9, 5, 14, 3]

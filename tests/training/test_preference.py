@@ -69,6 +69,19 @@ def test_equal_answers_are_dropped_with_the_reason_and_all_is_counted(
     assert train["learnt_tokens"] == sum(len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
 
 
+def test_answers_that_are_cut_are_counted(
+    where: Place, tokens: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    prompt = pq.read_table(tokens["preference"][0] / "train-00000.parquet")["prompt_ids"][0].as_py()
+    cut = {"too_long": "truncate", "max_length": len(prompt) + 3}
+    directory, stats = pairs(tmp_path / "cut", where.base, "preference", **cut)
+    rows = pq.read_table(directory / "train-00000.parquet").to_pylist()
+    assert all(len(row["chosen_ids"]) <= 3 for row in rows)
+    train = stats["train"]
+    assert train["truncated"] == train["without_stop"] == train["kept"] == len(rows)
+    assert tokens["preference"][1]["train"]["truncated"] == 0
+
+
 def test_a_pair_gives_feedback_one_answer_of_each_label(
     tokens: dict[str, tuple[Path, dict[str, Any]]],
 ) -> None:

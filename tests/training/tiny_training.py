@@ -166,7 +166,9 @@ def train_spec(spec: dict[str, Any]) -> None:
     work(spec, lambda **event: None)
 
 
-def pairs(directory: Path, base: Path, objective: str, count: int = 24) -> tuple[Path, dict[str, Any]]:
+def pairs(
+    directory: Path, base: Path, objective: str, count: int = 24, **values: Any
+) -> tuple[Path, dict[str, Any]]:
     """Tokenize conversations with two answers, alike in the fourth; return the tokens and the counts."""
     from pipeline_lib.core.artifact import Artifact
     from pipeline_lib.core.output import Output
@@ -191,7 +193,7 @@ def pairs(directory: Path, base: Path, objective: str, count: int = 24) -> tuple
             ]
             writer.write(part, records.from_rows(rows))
     tokenizer = load_tokenizer(base)
-    config = TokenizeConfig.model_validate({"objective": objective, "max_length": 64})
+    config = TokenizeConfig.model_validate({"objective": objective, "max_length": 64, **values})
     out = Output("tokenize", directory, directory)
     dataset: Artifact = Dataset(data, "0" * 64)
     assert isinstance(dataset, Dataset)
