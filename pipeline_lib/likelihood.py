@@ -79,28 +79,42 @@ class Foreseen:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """A text's summed negative log-likelihood (nats) and the number of tokens summed over."""
+    """A text's summed negative log-likelihood (nats) and the number of tokens summed over.
+
+    Those of the learnt tokens, and of all that were measured.
+    """
 
     row: int
     nll: float
     tokens: int
+    whole_nll: float
+    whole_tokens: int
 
 
 def negative_log_likelihoods(
-    model: PreTrainedModel, questions: Sequence[Masked], pad: int, share: Share = ALL
+    model: PreTrainedModel,
+    questions: Sequence[Masked],
+    pad: int,
+    share: Share = ALL,
+    *,
+    every_token: bool = False,
 ) -> Iterator[list[Likelihood]]:
     """Yield the likelihoods of a share of the questions' batches, longest questions first.
 
-    Teacher forcing: each learnt token given all true tokens before it. A token at the very start has
-    nothing before it and is not counted. Raises DataError where a likelihood is not a finite number.
+    Teacher forcing: each learnt token, or with ``every_token`` those of prompts too, given all true tokens
+    before it. A token at the very start has nothing before it and is not counted. Raises DataError where a
+    likelihood is not a finite number.
     """
-    for asked, sums, counts in _summed(model, questions, pad, share, _losses):
-        if not all(map(math.isfinite, sums)):
+    for asked, sums, counts in _summed(model, questions, pad, share, _losses, every_token=every_token):
+        if not all(math.isfinite(whole) for _, whole in sums):
             raise DataError(
                 "the model gives a likelihood that is no finite number; "
                 "its weights are damaged, or the precision is too coarse for it"
             )
-        yield [Likelihood(q.row, nll, count) for q, nll, count in zip(asked, sums, counts, strict=True)]
+        yield [
+            Likelihood(q.row, nll, tokens, whole_nll, whole_tokens)
+            for q, (nll, whole_nll), (tokens, whole_tokens) in zip(asked, sums, counts, strict=True)
+        ]
 
 
 def foreseen(
@@ -111,7 +125,10 @@ def foreseen(
     Where all of them are right, greedy decoding from the first says exactly these tokens; one pass tells.
     """
     for asked, sums, counts in _summed(model, questions, pad, share, _hits):
-        yield [Foreseen(q.row, int(hits), count) for q, hits, count in zip(asked, sums, counts, strict=True)]
+        yield [
+            Foreseen(q.row, int(hits), tokens)
+            for q, (hits, _), (tokens, _) in zip(asked, sums, counts, strict=True)
+        ]
 
 
 def score_batches(lengths: Sequence[int], device: str) -> Iterator[list[int]]:
@@ -131,6 +148,8 @@ class _Batch:
     """The tokens."""
     owners: torch.Tensor
     """Which of the questions each belongs to."""
+    learnt: torch.Tensor
+    """Whether it is learnt."""
 
 
 def _summed(
@@ -139,10 +158,13 @@ def _summed(
     pad: int,
     share: Share,
     figures: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> Iterator[tuple[list[Masked], list[float], list[int]]]:
-    """Yield a share of the batches with each question's sum of a figure of its tokens, and their number.
+    *,
+    every_token: bool = False,
+) -> Iterator[tuple[list[Masked], list[list[float]], list[list[int]]]]:
+    """Yield a share of the batches with each question's sums of a figure of its tokens, and their numbers.
 
-    ``figures`` makes of logits (positions, vocabulary) and tokens (positions,) one figure a position.
+    Of the learnt tokens first, then of all that are measured. ``figures`` makes of logits (positions,
+    vocabulary) and tokens (positions,) one figure a position.
     """
     import torch
 
@@ -152,8 +174,10 @@ def _summed(
     most = max(1, LOGITS_AT_ONCE // model.config.get_text_config().vocab_size)
     for places in share.of(batches):
         asked = [questions[place] for place in places]
-        batch = _flat(asked) if flat else _padded(asked, pad, model.device)
-        sums = torch.zeros(len(asked), dtype=torch.float64, device=model.device)
+        batch = _flat(asked, every_token) if flat else _padded(asked, every_token, pad, model.device)
+        weights = torch.stack([batch.learnt, torch.ones_like(batch.learnt)], dim=1).double()
+        sums, counts = (torch.zeros(len(asked), 2, dtype=torch.float64, device=model.device) for _ in "ab")
+        counts.index_add_(0, batch.owners, weights)
         # One pass but for very long answers under a very large vocabulary: those pay with time, not memory.
         for some in torch.split(torch.arange(len(batch.targets), device=model.device), most):
             with (
@@ -162,8 +186,9 @@ def _summed(
                 _only_at(model, batch.rows[some], batch.columns[some]),
             ):
                 logits = model(**batch.inputs, use_cache=False).logits[0]
-                sums.index_add_(0, batch.owners[some], figures(logits, batch.targets[some]).double())
-        yield asked, sums.tolist(), torch.bincount(batch.owners, minlength=len(asked)).tolist()
+                found = figures(logits, batch.targets[some]).double()
+                sums.index_add_(0, batch.owners[some], found[:, None] * weights[some])
+        yield asked, sums.tolist(), counts.long().tolist()
 
 
 def flat_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -180,7 +205,7 @@ def flat_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _flat(questions: Sequence[Masked]) -> _Batch:
+def _flat(questions: Sequence[Masked], every_token: bool) -> _Batch:
     """The questions in one row, for a CPU."""
     import torch
 
@@ -188,18 +213,19 @@ def _flat(questions: Sequence[Masked]) -> _Batch:
     ends = lengths.cumsum(0)
     ids = torch.tensor([token for question in questions for token in question.ids])
     learnt = torch.tensor([learnt for question in questions for learnt in question.mask])
-    learnt[ends - lengths] = False
-    places = learnt.nonzero()[:, 0]
+    measured = torch.ones_like(learnt) if every_token else learnt.clone()
+    measured[ends - lengths] = False
+    places = measured.nonzero()[:, 0]
     owners = torch.arange(len(questions)).repeat_interleave(lengths)
     inputs = {
         "input_ids": ids[None],
         "position_ids": (torch.arange(len(ids)) - (ends - lengths)[owners])[None],
         "cu_seq_lens_q": torch.nn.functional.pad(ends, (1, 0)).int(),
     }
-    return _Batch(inputs, torch.zeros_like(places), places - 1, ids[places], owners[places])
+    return _Batch(inputs, torch.zeros_like(places), places - 1, ids[places], owners[places], learnt[places])
 
 
-def _padded(questions: Sequence[Masked], pad: int, device: torch.device) -> _Batch:
+def _padded(questions: Sequence[Masked], every_token: bool, pad: int, device: torch.device) -> _Batch:
     """The questions in a row each, padded on the right to the longest."""
     import torch
 
@@ -209,9 +235,10 @@ def _padded(questions: Sequence[Masked], pad: int, device: torch.device) -> _Bat
         [[1] * len(q.ids) + [0] * (longest - len(q.ids)) for q in questions], device=device
     )
     learnt = torch.tensor([q.mask + [False] * (longest - len(q.mask)) for q in questions], device=device)
-    rows, columns = learnt[:, 1:].nonzero(as_tuple=True)
+    measured = attention.bool() if every_token else learnt
+    rows, columns = measured[:, 1:].nonzero(as_tuple=True)
     inputs = {"input_ids": ids, "attention_mask": attention}
-    return _Batch(inputs, rows, columns, ids[rows, columns + 1], rows)
+    return _Batch(inputs, rows, columns, ids[rows, columns + 1], rows, learnt[rows, columns + 1])
 
 
 def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SLICED = ("perplexity", "rougeL")
 COMPARED = (
     "perplexity",
+    "perplexity_whole",
     "rouge1",
     "rouge2",
     "rougeL",

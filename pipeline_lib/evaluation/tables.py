@@ -35,6 +35,8 @@ ANSWERS = pa.schema(
         ("stopped", pa.bool_()),
         ("nll", pa.float64()),
         ("tokens", pa.int64()),
+        ("whole_nll", pa.float64()),
+        ("whole_tokens", pa.int64()),
         ("answer_tokens", pa.int64()),
         ("rejected_nll", pa.float64()),
         ("label", pa.bool_()),
@@ -47,6 +49,8 @@ EXCLUDED = pa.schema(
 )
 PUBLISHED_AS = {"words": "answer_words"}
 """Metrics whose name in the score table says more than their name among metrics of an answer."""
+LIKELIHOODS = {"perplexity": ("nll", "tokens"), "perplexity_whole": ("whole_nll", "whole_tokens")}
+"""The perplexities, and what each is computed from: of the learnt tokens, and of all."""
 MOST_GROUPS = 12
 OTHERS = "others"
 SCORED = tuple(PUBLISHED_AS.get(name, name) for name in (*metrics.REFERENCED, *metrics.ALONE))
@@ -128,7 +132,7 @@ class Measured:
     @staticmethod
     def statistic(metric: str) -> Statistic:
         """The function from sums of the metric's statistics to its score."""
-        if metric == "perplexity":
+        if metric in LIKELIHOODS:
             return statistics.exponential_ratio
         if metric == "reward_margin":
             return statistics.difference_of_ratios
@@ -141,12 +145,13 @@ class Measured:
 
 
 def measure(table: pa.Table, other: pa.Table | None = None) -> Measured:
-    """Return the statistics of perplexity (wanted rows) and of the answers' metrics (rows that have one).
+    """Return the statistics of perplexities (wanted rows) and of the answers' metrics (rows that have one).
 
     With the answers of an ``other`` model to the same conversations in the same order, also what takes two
     models: what it gained on the other in chosen and rejected answers, and how often its answers win.
     """
-    rows = {"perplexity": _likelihoods(wanted(table)), **preferences(table, other)}
+    likelihoods = {name: _likelihoods(wanted(table), *columns) for name, columns in LIKELIHOODS.items()}
+    rows = {**likelihoods, **preferences(table, other)}
     said = table.filter(pc.is_valid(table["answer"]))
     if said.num_rows:
         rows |= _answer_statistics(said)
@@ -154,8 +159,8 @@ def measure(table: pa.Table, other: pa.Table | None = None) -> Measured:
     return Measured({name: found for name, found in rows.items() if len(found)})
 
 
-def _likelihoods(table: pa.Table) -> Floats:
-    rows = statistics.likelihoods(table["nll"].to_numpy(), table["tokens"].to_numpy())
+def _likelihoods(table: pa.Table, nll: str, tokens: str) -> Floats:
+    rows = statistics.likelihoods(table[nll].to_numpy(), table[tokens].to_numpy())
     return rows[rows[:, 1] > 0]
 
 
@@ -239,7 +244,8 @@ def paired(tuned: Evaluation, base: Evaluation) -> tuple[pa.Table, pa.Table]:
             f"gate: {base.address} and {tuned.address} share no conversation; evaluate both on one test split"
         )
     first, second = (_of(table, shared) for table in (ours, theirs))
-    second = second.set_column(second.schema.get_field_index("tokens"), "tokens", first["tokens"])
+    for _, tokens in LIKELIHOODS.values():
+        second = second.set_column(second.schema.get_field_index(tokens), tokens, first[tokens])
     for column in ("answer", "reward", "rejected_nll"):
         both = pc.and_(pc.is_valid(first[column]), pc.is_valid(second[column]))
         first, second = (_only_where(both, table, column) for table in (first, second))

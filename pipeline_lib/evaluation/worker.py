@@ -53,7 +53,8 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     share = Share(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     clock = _Clock(tell, (len(questions) + len(asked)) // share.of_how_many)
     pad = decoding.pad_id
-    likelihoods = clock.watch("score", negative_log_likelihoods(model, questions, pad, share))
+    scored = negative_log_likelihoods(model, questions, pad, share, every_token=True)
+    likelihoods = clock.watch("score", scored)
     rejected = _rejected(spec, tokenizer, positions, questions)
     others = clock.watch("score_rejected", negative_log_likelihoods(model, rejected, pad, share))
     served = config["endpoint"]
@@ -121,7 +122,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     rows: dict[int, dict[str, Any]] = {}
     for item in likelihoods:
-        rows[item.row] = {"row": item.row, "nll": item.nll, "tokens": item.tokens}
+        rows[item.row] = vars(item)
     for item in rejected:
         rows[item.row] = {**rows.get(item.row, {"row": item.row}), "rejected_nll": item.nll}
     for said in answers:

@@ -10,6 +10,7 @@ from pipeline_lib.pages.rendering import ABSENT, figure
 
 TITLES = {
     "perplexity": "Perplexity",
+    "perplexity_whole": "Perplexity, prompts too",
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
@@ -32,7 +33,7 @@ TITLES = {
     "reward": "Reward",
     "win_rate": "Wins by reward",
 }
-LOWER_IS_BETTER = ("perplexity", "repetition", "empty", "reward_rejected")
+LOWER_IS_BETTER = ("perplexity", "perplexity_whole", "repetition", "empty", "reward_rejected")
 NEUTRAL = ("answer_words",)
 
 

@@ -87,6 +87,7 @@ def test_the_score_table_has_every_metric_within_its_interval(evaluation: Evalua
     assert (table["count"], table["answered"]) == (5, 4)
     wanted = {
         "perplexity",
+        "perplexity_whole",
         "rouge1",
         "rouge2",
         "rougeL",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,20 @@ def test_batched_likelihoods_are_those_of_one_conversation_at_a_time(
         nll, tokens = plain_likelihood(model, question)
         assert found[question.row].tokens == tokens
         assert found[question.row].nll == pytest.approx(nll, rel=1e-4)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_every_token_is_measured_beside_the_learnt_ones(
+    model: Any, questions: list[Question], flat: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "keeps_apart", lambda _: flat)
+    batches = negative_log_likelihoods(model, questions, pad=1, every_token=True)
+    found = {item.row: item for batch in batches for item in batch}
+    for question in questions:
+        one, whole = found[question.row], replace(question, mask=[True] * len(question.ids))
+        assert (one.tokens, one.whole_tokens) == (sum(question.mask[1:]), len(question.ids) - 1)
+        assert one.nll == pytest.approx(plain_likelihood(model, question)[0], rel=1e-4)
+        assert one.whole_nll == pytest.approx(plain_likelihood(model, whole)[0], rel=1e-4)
 
 
 def test_a_limit_on_logits_costs_passes_and_changes_nothing(

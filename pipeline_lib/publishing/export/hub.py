@@ -11,7 +11,7 @@ def check_push(repository: str) -> None:
     """Raise ConfigError where ``repository`` is no name on a hub, or there is no token to push with."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repository)
