@@ -445,7 +445,7 @@ def export(
         Path | None, typer.Option("--out", help="Directory to write; without it export/FORMAT.")
     ] = None,
     quantization: Annotated[
-        str, typer.Option("--quantization", help="Of gguf and ollama: bf16, f16 or q8_0.")
+        str, typer.Option("--quantization", help="Of gguf and ollama: bf16, f16, q8_0, q4_k_m.")
     ] = "bf16",
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     push: Annotated[
@@ -484,14 +484,29 @@ def prune(
             "--keep-runs", min=0, metavar="N", help="Forget all but the newest N runs of each pipeline first."
         ),
     ] = None,
+    copies: Annotated[
+        bool,
+        typer.Option(
+            "--copies",
+            help="Remove this machine's copies of large files that a shared store has too, nothing else.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Remove what no run and no registered model refers to."""
     from flows import upkeep
     from flows.call import open_store
-    from tasks.registry import registered_paths
 
-    pruned = upkeep.prune(open_store(), registered_paths(), keep_runs=keep_runs, dry_run=dry_run)
+    if copies and keep_runs is not None:
+        raise typer.BadParameter("--copies forgets no run; call once with each")
+    if copies:
+        from flows.copies import drop_copies
+
+        pruned = drop_copies(open_store(), dry_run=dry_run)
+    else:
+        from tasks.registry import registered_paths
+
+        pruned = upkeep.prune(open_store(), registered_paths(), keep_runs=keep_runs, dry_run=dry_run)
     if as_json:
         print_json(pruned.as_json())
     else:

@@ -18,13 +18,10 @@ from typing import Annotated, Any
 import typer
 
 from pipeline_lib.core.errors import FinetuneError
+from pipeline_lib.core.interrupts import TerminatedError
 
 INTERRUPTED, TERMINATED = 130, 143
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, and Prefect's own log.")]
-
-
-class TerminatedError(BaseException):
-    """The process was asked to end (SIGTERM)."""
 
 
 def one_line(command: Callable[..., None]) -> Callable[..., None]:

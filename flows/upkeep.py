@@ -65,7 +65,7 @@ class Pruned:
                 f", {len(self.runs)} runs forgotten" if self.runs and not dry_run else ""
             )
         else:
-            yield "nothing to remove: everything is referred to by a run or a registered model"
+            yield "nothing to remove"
 
 
 def prune(
@@ -140,7 +140,7 @@ def _leftovers(store: Store) -> Iterator[Path]:
 
 
 def _remove(store: Store, path: Path, pruned: Pruned, *, dry_run: bool) -> None:
-    with try_hold(_lock_of(store, path)) as ours:
+    with try_hold(lock_of(store, path)) as ours:
         if not ours:
             pruned.in_use.append(path)
             return
@@ -152,7 +152,7 @@ def _remove(store: Store, path: Path, pruned: Pruned, *, dry_run: bool) -> None:
             shutil.rmtree(_out_of_sight(store, path, "pruned", ".scratch"), ignore_errors=True)
 
 
-def _lock_of(store: Store, path: Path) -> Path:
+def lock_of(store: Store, path: Path) -> Path:
     """Return the lock under which the store builds what stands, or is being made, at ``path``."""
     recipe = path.name.split(".")[0] if path.parent.name in LEFTOVERS else f"{path.parent.name}-{path.name}"
     return store.root / ".locks" / f"{recipe}.lock"
@@ -284,5 +284,5 @@ def _faults_of_file(directory: Path, entry: FileEntry) -> Iterator[str]:
 
 
 def _put_away(store: Store, path: Path) -> Path | None:
-    with writable(store.root), try_hold(_lock_of(store, path)) as ours:
+    with writable(store.root), try_hold(lock_of(store, path)) as ours:
         return _out_of_sight(store, path, "damaged", DAMAGED) if ours else None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.errors import ConfigError, DataError, ServiceError, StoreError
-from pipeline_lib.core.interrupts import spared
+from pipeline_lib.core.interrupts import TerminatedError, spared
 from pipeline_lib.core.plan import Done, Step, Use, code_notice, current_runner, running
 from pipeline_lib.core.progress import mention
 from pipeline_lib.core.provenance import shown_at
@@ -91,7 +91,7 @@ class PrefectRunner:
             return self._there(use, recipe)
         done = self.materialize(use, recipe)
         self.artifacts[use.name] = done.artifact
-        notice = "" if done.built else code_notice(recipe, done.artifact)
+        notice = "" if done.built else code_notice(self.store, recipe, done.artifact)
         self.tell(
             Step(
                 use.name,
@@ -210,7 +210,27 @@ class Flow(Generic[P, T]):
             validate_parameters=False,
             persist_result=False,
         )(body)
-        wrapped()
+        try:
+            wrapped()
+        except BaseException as error:
+            # A signal to all processes ends the temporary server too, which then cannot be told of it.
+            if wish := _wish_behind(error):
+                raise wish from None
+            raise
+
+
+def _wish_behind(error: BaseException) -> BaseException | None:
+    """Return the wish that a run may end, where that is what an error came of."""
+    from prefect.exceptions import TerminationSignal
+
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, TerminationSignal):
+            return TerminatedError()
+        if isinstance(found, KeyboardInterrupt | TerminatedError):
+            return found
+        found = found.__context__
+    return None
 
 
 def _find_or_start_server() -> None:
@@ -218,12 +238,14 @@ def _find_or_start_server() -> None:
 
     It is to hear how an interrupted run ended, says nothing of its own about it, and ends with this process.
     """
-    from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL
 
     if PREFECT_API_URL.value():
         require_answer()
         return
+    # Imports all of the server, two seconds of it.
+    from prefect.server.api.server import SubprocessASGIServer
+
     with spared():
         SubprocessASGIServer().start()
 
@@ -252,12 +274,16 @@ def set_environment() -> None:
     defaults = {
         "PREFECT_HOME": str((home() / "prefect").resolve()),
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # A busy machine takes longer than Prefect's 20 s to start the temporary server.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "DO_NOT_TRACK": "1",
     }
+    if not settings().prefect_api_url:
+        # The temporary server that is gone stays gone: asking it six times would take a minute.
+        defaults["PREFECT_CLIENT_MAX_RETRIES"] = "2"
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
     # Where the directory is missing Prefect waits for its server until the timeout.

@@ -1,10 +1,14 @@
-"""Ctrl-C reaches every process in a terminal's foreground; what this process ends itself can be spared it."""
+"""What asks a process to end: Ctrl-C, which a terminal sends to all in its foreground, and SIGTERM."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+class TerminatedError(BaseException):
+    """The process was asked to end (SIGTERM)."""
 
 
 @contextmanager

@@ -193,6 +193,17 @@ class MirroredStore(Store):
         self._mark(".unpushed", place).unlink(missing_ok=True)
         return True
 
+    def copies(self, place: Path) -> list[FileEntry]:
+        """Return the files of a large artifact that are here, where the remote has every one of them too."""
+        manifest, there = self._local(place), self._remote(place)
+        if manifest is None or there is None or _edition(there) != _edition(manifest):
+            return []
+        if sum(entry.bytes for entry in manifest.files) <= WHOLE or self._mark(".unpushed", place).exists():
+            return []
+        if any(self.remote.size(self._key(place, there, entry)) != entry.bytes for entry in there.files):
+            return []
+        return [entry for entry in manifest.files if (place / entry.path).exists()]
+
     @contextmanager
     def alone(self, recipe: Recipe[Any]) -> Iterator[None]:
         """Be the only builder of ``recipe``: on this machine by a lock, among machines by a lease."""

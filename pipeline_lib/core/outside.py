@@ -1,4 +1,4 @@
-"""Digests of what stands outside the store: local files by content, memoised on path, size and time.
+"""Digests of what stands outside the store: files by content or meaning, memoised on path, size and time.
 
 The memo is a convenience: a file whose path, size and modification time (ns) are unchanged is not
 read again. Losing it costs a re-read, nothing else.
@@ -7,7 +7,7 @@ read again. Losing it costs a re-read, nothing else.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline_lib.core.errors import DataError
@@ -15,18 +15,18 @@ from pipeline_lib.core.fingerprint import digest_entries, digest_file
 
 
 class FileDigests:
-    """SHA-256 of files, remembered in a JSON file between processes."""
+    """SHA-256 of files, or another hash of each, remembered in a JSON file between processes."""
 
-    def __init__(self, memo: Path) -> None:
+    def __init__(self, memo: Path, digest: Callable[[Path], str] = digest_file) -> None:
         """Read what is remembered at ``memo``, if anything."""
-        self._path = memo
+        self._path, self._digest = memo, digest
         try:
             self._known: dict[str, list[object]] = json.loads(memo.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             self._known = {}
 
     def of(self, path: Path) -> str:
-        """Return the SHA-256 of a file; DataError where it cannot be read."""
+        """Return the hash of a file; DataError where it cannot be read."""
         try:
             path = path.resolve(strict=True)
             stat = path.stat()
@@ -34,7 +34,7 @@ class FileDigests:
             known = self._known.get(str(path))
             if known and known[:2] == state:
                 return str(known[2])
-            digest = digest_file(path)
+            digest = self._digest(path)
         except OSError as error:
             raise DataError(
                 f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"

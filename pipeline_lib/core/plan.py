@@ -6,10 +6,12 @@ store. Where one is missing, what depends on it has no digest yet and waits.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -24,8 +26,9 @@ from pipeline_lib.core.errors import (
 )
 from pipeline_lib.core.fingerprint import canonical
 from pipeline_lib.core.manifest import Manifest
+from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.runs import runs_of
-from pipeline_lib.core.stage import Recipe
+from pipeline_lib.core.stage import Recipe, code_of
 from pipeline_lib.core.store import Store
 
 A = TypeVar("A", bound=Artifact)
@@ -140,7 +143,7 @@ class Planner:
             return _pending(name, recipe)
         found = None if pending else self.store.find(recipe)
         if found and name not in self.force:
-            notice = code_notice(recipe, found)
+            notice = code_notice(self.store, recipe, found)
             self.steps.append(
                 Step(
                     name,
@@ -235,12 +238,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def code_notice(recipe: Recipe[Any], artifact: Artifact) -> str:
+def code_notice(store: Store, recipe: Recipe[Any], artifact: Artifact) -> str:
     """Return a warning where the stage's code changed since the artifact was built, else an empty text."""
-    if artifact.manifest.code == recipe.stage.code:
+    if artifact.manifest.code == _codes(store.root).of(recipe.stage.module):
         return ""
     name = recipe.stage.name
     return f"{name}'s code changed since; raise its version or use --force {name} if the meaning changed"
+
+
+@lru_cache(maxsize=8)
+def _codes(root: Path) -> FileDigests:
+    """Return the hashes of stages' code, remembered: to parse every module again takes 80 ms."""
+    return FileDigests(root / ".memo" / f"code-{sys.implementation.cache_tag}.json", code_of)
 
 
 def latest_manifests(store: Store, pipeline: str) -> dict[str, Manifest]:

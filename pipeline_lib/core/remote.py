@@ -119,6 +119,17 @@ class Remote:
         """Download to a local file; FileNotFoundError where there is nothing under ``key``."""
         self._tried(key, lambda: self.fs.get_file(self._path(key), str(file)))
 
+    def size(self, key: str) -> int | None:
+        """Return the bytes of an object; None where there is none."""
+        try:
+            return self._tried(key, lambda: self._size(key))
+        except FileNotFoundError:
+            return None
+
+    def _size(self, key: str) -> int:
+        self.fs.invalidate_cache()
+        return int(self.fs.size(self._path(key)))
+
     def digest(self, key: str) -> str | None:
         """Return the sha256 (hex) of an object, read in pieces; None where there is none."""
         try:

@@ -46,10 +46,15 @@ class Stage(Generic[P, A]):
         names = list(inspect.signature(self.function).parameters)
         return {name: hints[name] for name in names[1:]}
 
+    @property
+    def module(self) -> Path:
+        """The file that the stage stands in."""
+        return Path(inspect.getfile(self.function))
+
     @cached_property
     def code(self) -> str:
         """The hash of the stage module's syntax tree, comments and docstrings left out."""
-        return syntax_hash(Path(inspect.getfile(self.function)).read_text(encoding="utf-8"))
+        return code_of(self.module)
 
     def recipe(self, *args: P.args, **kwargs: P.kwargs) -> Recipe[A]:
         """Bind a config and inputs to this stage; ConfigError where a kind does not fit."""
@@ -129,6 +134,11 @@ def stage(
         return Stage(function.__name__, version, produces, function, outside, target)
 
     return wrap
+
+
+def code_of(module: Path) -> str:
+    """Return the hash of a module's syntax tree."""
+    return syntax_hash(module.read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=256)

@@ -2,9 +2,9 @@
 
 Layout below the root: ``<stage>/<fingerprint>/`` with ``manifest.json`` in each, and hidden beside
 them ``.scratch`` (artifacts in the making), ``.work`` (checkpoints between tries), ``.blocks`` (results for
-parts of inputs, between builds of one stage with one config), ``.locks`` and ``.memo`` (hashes of outside
-files). A stage writes into scratch; the manifest comes last; a rename
-makes the artifact visible whole or not at all.
+parts of inputs, between builds of one stage with one config), ``.locks`` and ``.memo`` (hashes of stages'
+code). A stage writes into scratch; the manifest comes last; a rename makes the artifact visible whole or not
+at all.
 """
 
 from __future__ import annotations

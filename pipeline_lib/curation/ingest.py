@@ -29,7 +29,7 @@ class IngestConfig(StageConfig):
     )
 
 
-@stage(produces=Dataset, version=1, outside=source_digests)
+@stage(produces=Dataset, version=2, outside=source_digests)
 def ingest(out: Output, config: IngestConfig) -> None:
     """Keep every row that is a conversation, in the order of the sources."""
     from pipeline_lib.curation.arrivals import Arrivals

@@ -3,7 +3,8 @@
 A *container* is how a file holds rows: JSON Lines, a JSON array, a JSON object with one list, CSV, TSV,
 Parquet, Arrow or plain text, each plain or compressed by gzip or zstd. It is known by the file's first bytes
 and its name. A row that cannot be read comes out with its place and the reason, and the reading goes on;
-where a file breaks off, its last row says so. ``rows`` has the readers, ``shapes`` says what a row means.
+where a file breaks off, its last row says so. ``rows`` and ``tables`` have the readers; what a row means,
+``shapes`` says.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from pipeline_lib.curation.rows import (
     lines,
     parquet,
     said,
-    table,
     texts,
 )
+from pipeline_lib.curation.tables import table
 from pipeline_lib.curation.unpacked import BombError, bounded
 from pipeline_lib.curation.zstd_stream import open_zstd
 
@@ -152,9 +153,13 @@ def _kind(head: bytes, extension: str, name: str) -> str:
         return "parquet"
     if head.startswith(b"ARROW1"):
         return "arrow"
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        raise DataError(f"{name}: is UTF-32; save it as UTF-8")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{name}: is UTF-16; save it as UTF-8")
     known = _EXTENSIONS.get(extension)
+    if known in ("jsonl", "csv", "tsv") and b"\n" not in head and b"\r" in head.rstrip():
+        raise DataError(f"{name}: its lines end with CR alone; save it with LF, or CR and LF")
     if known == "parquet":
         raise DataError(f"{name}: is not a Parquet file; check that it was copied whole")
     text = head.removeprefix(BOM).lstrip()

@@ -3,13 +3,11 @@
 Every reader takes a binary stream and yields rows in order, each with its place: the number of its first line
 where the file has lines, of the row otherwise. A row that cannot be read has an ``error``, and the reading
 goes on. JSON stays text (``bytes``) until ``parsed`` reads it, in whatever process has the time.
-``readers`` chooses the reader, ``json_array`` cuts arrays into elements.
+``readers`` chooses the reader, ``tables`` reads CSV, ``json_array`` cuts arrays into elements.
 """
 
 from __future__ import annotations
 
-import csv
-import itertools
 import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -24,6 +22,8 @@ LIMIT = 100_000_000
 TEXT_CHARACTERS = 32_000
 """Characters after which a plain text is cut at the next blank line (about 8,000 tokens)."""
 BOM = b"\xef\xbb\xbf"
+KEEP = "surrogateescape"
+"""Bytes that are no UTF-8 become surrogates, which mark the row they stand in."""
 _TOO_LONG = f"is longer than {LIMIT:,} bytes"
 _BATCH = 4_096
 
@@ -42,12 +42,14 @@ def said(error: Exception) -> str:
 
 
 def lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Yield numbered lines without a byte order mark; None stands for a line over the limit."""
+    """Yield numbered lines; None stands for a line over the limit.
+
+    They are without byte order marks, which stand within a file too where several were joined.
+    """
     number = 0
     while line := stream.readline(LIMIT):
         number += 1
-        if number == 1:
-            line = line.removeprefix(BOM)
+        line = line.removeprefix(BOM)
         if len(line) < LIMIT or line.endswith(b"\n"):
             yield number, line
             continue
@@ -80,7 +82,7 @@ def _tolerant_row(place: int, text: bytes, error: orjson.JSONDecodeError) -> Row
             return Row(place, json.loads(text, parse_constant=lambda _: None))
         except (ValueError, RecursionError):
             pass
-    return Row(place, None, f"is not JSON: {said(error)}")
+    return Row(place, None, encoding_error(text.decode("utf-8", KEEP)) or f"is not JSON: {said(error)}")
 
 
 def _repeats(text: bytes) -> bool:
@@ -101,7 +103,7 @@ def json_lines(stream: BinaryIO) -> Iterator[Row]:
     for number, line in lines(stream):
         if line is None:
             yield Row(number, None, _TOO_LONG)
-        elif not line.isspace():
+        elif line.strip():
             yield Row(number, line)
 
 
@@ -136,65 +138,13 @@ def json_object(stream: BinaryIO) -> Iterator[Row]:
         yield row
 
 
-def table(stream: BinaryIO, tab: bool) -> Iterator[Row]:
-    """Yield the rows of a CSV or TSV file as dictionaries of strings, placed at their first line."""
-    csv.field_size_limit(LIMIT)
-    source = _decoded(stream)
-    head = next(source, "")
-    delimiter = "\t" if tab else _delimiter(head)
-    reader = csv.reader(itertools.chain([head], source), strict=True, delimiter=delimiter)
-    header = _header(reader)
-    while True:
-        place = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            yield Row(place, None, f"is not CSV: {said(error)} (up to line {reader.line_num})")
-            continue
-        if cells is None:
-            return
-        if cells:
-            yield _table_row(place, header, cells)
-
-
-def _header(reader: Iterator[list[str]]) -> list[str]:
-    try:
-        header = next(reader, [])
-    except csv.Error as error:
-        raise DataError(
-            f"the header is not CSV ({said(error)}); write the names of the columns there"
-        ) from error
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise DataError(f"the header names {', '.join(map(repr, twice))[:200]} twice; rename one of them")
-    return header
-
-
-def _table_row(place: int, header: list[str], cells: list[str]) -> Row:
-    joined = "".join(cells)
-    if len(cells) != len(header):
-        return Row(place, None, f"has {len(cells)} fields where the header has {len(header)}")
-    if "\x00" in joined:
-        return Row(place, None, "has a NUL byte")
-    return Row(place, dict(zip(header, cells, strict=True)), _encoding_error(joined))
-
-
-def _decoded(stream: BinaryIO) -> Iterator[str]:
-    for _, line in lines(stream):
-        # Bytes that are no UTF-8 become surrogates, which mark the row they stand in.
-        yield "\x00\n" if line is None else line.decode("utf-8", "surrogateescape")
-
-
-def _encoding_error(text: str) -> str:
+def encoding_error(text: str) -> str:
+    """Return what is wrong with a text that was decoded with ``KEEP``; empty where it was UTF-8."""
     try:
         text.encode()
-    except UnicodeEncodeError:
-        return "is not UTF-8"
+    except UnicodeEncodeError as error:
+        return f"is not UTF-8 (byte 0x{ord(text[error.start]) - 0xDC00:02x}); save the file as UTF-8"
     return ""
-
-
-def _delimiter(head: str) -> str:
-    return max(",;\t|", key=head.count) if head.count(",") == 0 else ","
 
 
 class _Piece:
@@ -232,7 +182,7 @@ def texts(stream: BinaryIO) -> Iterator[Row]:
     piece = _Piece()
     try:
         for number, line in lines(stream):
-            text = "" if line is None else line.decode("utf-8", "surrogateescape")
+            text = "" if line is None else line.decode("utf-8", KEEP)
             error = _TOO_LONG if line is None else _text_error(text)
             if error:
                 yield Row(number, None, error)
@@ -250,7 +200,7 @@ def texts(stream: BinaryIO) -> Iterator[Row]:
 
 
 def _text_error(text: str) -> str:
-    return "has a NUL byte" if "\x00" in text else _encoding_error(text)
+    return "has a NUL byte" if "\x00" in text else encoding_error(text)
 
 
 def parquet(stream: BinaryIO) -> Iterator[Row]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
@@ -162,17 +163,20 @@ def _digest(source: Source, memo: FileDigests) -> str:
 
 
 def _local_files(path: Path) -> list[File]:
+    try:
+        return _found_files(path)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
+
+
+def _found_files(path: Path) -> list[File]:
     if path.is_file():
         root, paths = path.parent, [path]
     elif path.is_dir():
-        root, paths = (
-            path,
-            [
-                found
-                for found in path.rglob("*")
-                if _is_data(PurePosixPath(found.relative_to(path))) and found.is_file()
-            ],
-        )
+        root = path
+        paths = [found for found in _below(path) if _is_data(PurePosixPath(found.relative_to(path)))]
     elif any(sign in str(path) for sign in _MAGIC):
         plain = list(itertools.takewhile(lambda part: not any(sign in part for sign in _MAGIC), path.parts))
         root = Path(*plain)
@@ -185,12 +189,20 @@ def _local_files(path: Path) -> list[File]:
     return sorted((_local_file(found, root) for found in paths), key=lambda file: file.name)
 
 
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and below it; OSError for one that may not be looked into."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for here, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (found for name in names if (found := Path(here, name)).is_file())
+
+
 def _local_file(path: Path, root: Path) -> File:
     name = path.relative_to(root).as_posix()
-    try:
-        return File(name=name, open=lambda: path.open("rb"), bytes=path.stat().st_size, path=path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    return File(name=name, open=lambda: path.open("rb"), bytes=path.stat().st_size, path=path)
 
 
 def _is_data(inside: PurePosixPath) -> bool:

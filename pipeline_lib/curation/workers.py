@@ -7,22 +7,24 @@ number of workers and on either engine, since no piece knows of another.
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache, partial
 from multiprocessing import forkserver
 from typing import Any, Generic, TypeVar
 
 from pipeline_lib.core.interrupts import spared
 from pipeline_lib.settings import settings
 
-_AT_HOME = 8
-"""Pieces that are worked on in this process before others are started for the rest."""
-_ENGINES = ("pipeline_lib.curation.quality.verdicts", "pipeline_lib.personal_data.detect")
-"""Modules that take long to import, loaded once for all worker processes."""
-_AHEAD = 4
+_AT_HOME = 4
+"""Pieces that this process works on alone; with more, others are started."""
+_SENT = 3
+"""Pieces for each other process that are sent before it has done the first of them."""
+_AHEAD = 6
 """Pieces for each worker that are read before the first of them is needed."""
 
 P = TypeVar("P")
@@ -33,7 +35,7 @@ Submit = Callable[[P], Callable[[], T]]
 
 @contextmanager
 def working(work: Callable[[P], T]) -> Iterator[Submit[P, T]]:
-    """Give a way to have pieces worked on: by Ray, or in this process and, where many come, in others."""
+    """Give a way to have pieces worked on: by Ray, or in this process and, where many come, others too."""
     if settings().engine == "ray":
         from pipeline_lib.curation.on_ray import working_on_cluster
 
@@ -75,32 +77,94 @@ def known_or(
 
 
 @dataclass
+class _Task(Generic[P, T]):
+    """A piece, and what comes of it."""
+
+    piece: P
+    result: Future[T] = field(default_factory=Future)
+
+
+@dataclass
 class Processes(Generic[P, T]):
-    """The process itself, and ``workers`` others once there is work for them."""
+    """What works: the process itself and, once there is enough to do, others beside it, ``workers`` in all.
+
+    Where a result is waited for, it works on what nobody has begun: it need not wait for the others to start,
+    and is idle only when all is begun.
+    """
 
     work: Callable[[P], T]
     workers: int
-    begun: int = 0
-    pool: ProcessPoolExecutor | None = None
+    submitted: int = 0
+    _unbegun: deque[_Task[P, T]] = field(default_factory=deque)
+    _sent: list[Future[T]] = field(default_factory=list)
+    _pool: ProcessPoolExecutor | None = None
 
     def submit(self, piece: P) -> Callable[[], T]:
-        """Begin work on a piece; what is returned waits for its result."""
-        self.begun += 1
-        if self.workers == 1 or self.begun <= _AT_HOME:
-            return lambda: self.work(piece)
-        if self.pool is None:
-            # Forked from a server without the threads that Prefect and Arrow run here, its imports done.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__, *_ENGINES])
-            with spared():
-                forkserver.ensure_running()
-            self.pool = ProcessPoolExecutor(self.workers, context, _remember, (self.work,))
-        return self.pool.submit(_work_here, piece).result
+        """Take a piece on; what is returned gives its result."""
+        task: _Task[P, T] = _Task(piece)
+        self._unbegun.append(task)
+        self.submitted += 1
+        self._send()
+        return partial(self._result_of, task)
 
     def close(self) -> None:
         """End the other processes; what they had not begun is left undone."""
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _result_of(self, task: _Task[P, T]) -> T:
+        while self._unbegun and not task.result.done():
+            self._do(self._unbegun.popleft())
+            self._send()
+        return task.result.result()
+
+    def _do(self, task: _Task[P, T]) -> None:
+        try:
+            task.result.set_result(self.work(task.piece))
+        except Exception as error:  # the caller's, when it asks for this piece
+            task.result.set_exception(error)
+
+    def _send(self) -> None:
+        """Let the other processes have work, where there is enough and they are ready for it."""
+        others = self.workers - 1
+        if not others or self.submitted <= _AT_HOME or not fork_server().done():
+            return
+        fork_server().result()
+        if self._pool is None:
+            context = multiprocessing.get_context("forkserver")
+            self._pool = ProcessPoolExecutor(others, context, _remember, (self.work,))
+        self._sent = [result for result in self._sent if not result.done()]
+        while self._unbegun and len(self._sent) < _SENT * others:
+            task = self._unbegun.popleft()
+            task.result = self._pool.submit(_work_here, task.piece)
+            self._sent.append(task.result)
+
+
+@cache
+def fork_server() -> Future[None]:
+    """Start, in the background, what other processes are forked from: without the threads that run here.
+
+    What is returned is done once its imports are.
+    """
+    ready: Future[None] = Future()
+    threading.Thread(target=_start_fork_server, args=(ready,), name="fork-server", daemon=True).start()
+    return ready
+
+
+def _start_fork_server(ready: Future[None]) -> None:
+    try:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "pipeline_lib.curation.preloaded"])
+        with spared():
+            forkserver.ensure_running()
+        # It answers once its imports are done.
+        first = context.Process(target=int)
+        first.start()
+        first.join()
+    except Exception as error:
+        ready.set_exception(error)
+    else:
+        ready.set_result(None)
 
 
 _remembered: list[Callable[[Any], Any]] = []

@@ -6,7 +6,8 @@ unit, town and postcode that follow. Towns alone, and addresses without a number
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 from pipeline_lib.personal_data.context import near_numbers
 from pipeline_lib.personal_data.kinds import Regions, Span
@@ -46,55 +47,83 @@ _HOUSE = (
     r"[0-9]{1,4}(?:(?: ?[a-h]| ?[A-H](?![a-zA-Z]))\b|-[0-9IVX]{1,4}\b|/[0-9A-Z]{1,4}\b)?(?![0-9.,:][0-9])"
 )
 _DOOR = r"(?:,? (?:[0-9]{1,2} ?[ºª°](?: ?(?:[A-D]\b|dcha|izq|centro))?|m\. ?[0-9]{1,3}|lok\. ?[0-9]{1,3}))?"
-_SHAPES = (
-    rf"(?<![\w.,$€£/-])[0-9]{{1,5}}(?:[A-Za-z]|[-/][0-9]{{1,4}}|½)?,? (?:(?:North|South|East|West"
+
+
+_STREET_NUMBER = re.compile(
+    r"[0-9](?<= [0-9])(?<=(?:aße|sse|tr\.|[wW]eg|atz|lee|amm|fer|ing|aat|aan|cht|ade|ein|eeg|gel|eef|wal|out"
+    r"|ijk|vej|ien|ata|tan|gen|æde|llé|änd|väg|veg|tie|atu) [0-9])"
+).search
+"""What ends a street whose sort is part of its name (`Lindenstraße`, `Keizersgracht`), and a number."""
+_BEFORE_POSTCODE = re.compile(rf"[0-9] ?[a-h]?{_NEXT}(?:D-)?[0-9]{{5}}").search
+_ROMANCE_SORT = re.compile(
+    r"[CAPRVLTE](?<!\w[CAPRVLTE])(?:alle|/|venida|vda?\.|v\.|laza|aseo|arrera|arrer|amino|onda|ia|iale|iazza"
+    r"|orso|argo|icolo|ua|ravessa|raça|lameda|strada|odovia) "
+).search
+_POLISH_SORT = re.compile(r"[UuAaPpOo](?<!\w[UuAaPpOo])(?:[ls]\.|lica|lej[ae]|lac|siedle) ?[A-ZĄ-Ż]").search
+_NUMBER_FIRST = (
+    rf"[0-9](?<![\w.,$€£/-][0-9])[0-9]{{0,4}}(?:[A-Za-z]|[-/][0-9]{{1,4}}|½)?,? (?:(?:North|South|East|West"
     rf"|[NSEW]{{1,2}}\.?) )?(?:(?:St|Mt|Dr)\.? )?(?:(?:The|[A-Z][\w'’.-]*)|[0-9]{{1,3}}(?:st|nd|rd|th)) "
     rf"(?:[A-Z][\w'’-]* ){{0,3}}?(?:{ENGLISH_SORTS})\b\.?(?! (?:and|or) [A-Z][a-z]+ (?:Street"
     rf"|Avenue))(?: (?:North|South|East|West|[NSEW]{{1,2}})\b)?{_UNIT}(?:{_NEXT}{_TOWN}{_STATE})?",
     (
-        rf"(?<![\w.,$€£/-])[0-9]{{1,5}}[a-z]? (?:Broadway|Piccadilly|Strand|(?:State Route|County Road"
-        rf"|Route|Highway)"
+        rf"[0-9](?<![\w.,$€£/-][0-9])[0-9]{{0,4}}[a-z]? (?:Broadway|Piccadilly|Strand"
+        r"|(?:State Route|County Road|Route|Highway)"
         r" [0-9]{1,4}|[A-Z][a-z]{2,12}(?:way|gate|field|side)(?=[.,\n])|The "
         rf"(?:Mall|Strand|Green|Avenue|Crescent|Close|Drive|Grove|Mews|Parade|Square"
         rf"|Terrace))\b{_UNIT}(?:{_NEXT}{_TOWN}{_STATE})?"
     ),
-    r"(?<!\w)P\.? ?O\.? Box [0-9]{1,6}\b",
-    rf"(?<!\w)PSC [0-9]{{1,5}},? Box [0-9]{{1,5}}(?:{_NEXT}(?:APO|FPO|DPO) A[AEP] [0-9]{{5}})?",
     (
+        rf"[0-9](?<![\w.,/-][0-9])[0-9]{{0,3}}(?: ?(?:bis|ter|quater|[A-Da-d]))?,? "
+        rf"(?i:rue|avenue|av\.|boulevard|bd|bld|place|chemin|impasse|all[ée]e|quai|cours|route|faubourg|passage|villa|sentier|square)"
+        rf"(?: {_NAME}){{1,5}}(?:{_NEXT}[0-9]{{4,5}} {_TOWN})?"
+    ),
+)
+"""Shapes that begin with a number; their first element is a set of characters, which `re` finds fast."""
+_WORD_FIRST: tuple[tuple[Callable[[str], object], str], ...] = (
+    (re.compile(r"Box [0-9]").search, r"(?<!\w)P\.? ?O\.? Box [0-9]{1,6}\b"),
+    (
+        re.compile(r"PSC [0-9]").search,
+        rf"(?<!\w)PSC [0-9]{{1,5}},? Box [0-9]{{1,5}}(?:{_NEXT}(?:APO|FPO|DPO) A[AEP] [0-9]{{5}})?",
+    ),
+    (
+        lambda text: _STREET_NUMBER(text) or _BEFORE_POSTCODE(text),
         r"(?<![\w-])(?!Ad?dress|Anschrift)(?:[A-ZÄÖÜ][\w.]{0,25}[ -])?(?:[A-ZÄÖÜ][\w-]{0,30}(?:straße"
         r"|strasse|str\."
         r"|weg|[pP]latz|[aA]llee|gasse|damm|ufer|-Straße|-Str\.|-Ring|-Gasse|-Weg)|Straße|Strasse|Str\."
         r"|Allee|Platz"
         rf"|(?:Unter|An|Am|Auf|Im|In|Zum|Zur"
         rf"|Hinter)(?: de[nmr])?(?: [A-ZÄÖÜ][\wäöüß]{{2,20}}){{1,2}}(?= [0-9]{{1,3}} ?[a-h]?{_NEXT}"
-        rf"(?:D-)?[0-9]{{5}})) {_HOUSE}(?:{_NEXT}(?:[A-Z]{{1,2}}-)?[0-9]{{4,5}} {_TOWN})?"
+        rf"(?:D-)?[0-9]{{5}})) {_HOUSE}(?:{_NEXT}(?:[A-Z]{{1,2}}-)?[0-9]{{4,5}} {_TOWN})?",
     ),
     (
-        rf"(?<![\w.,/-])[0-9]{{1,4}}(?: ?(?:bis|ter|quater|[A-Da-d]))?,? (?i:rue|avenue|av\.|boulevard|bd|bld"
-        rf"|place|chemin|impasse|all[ée]e|quai|cours|route|faubourg|passage|villa|sentier|square)"
-        rf"(?: {_NAME}){{1,5}}(?:{_NEXT}[0-9]{{4,5}} {_TOWN})?"
+        _POLISH_SORT,
+        rf"(?<!\w)(?:[Uu]l\.|[Aa]l\.|[Pp]l\.|[Oo]s\.|[Uu]lica|[Aa]leja|[Aa]leje|[Pp]lac"
+        rf"|[Oo]siedle) ?(?:[A-ZĄ-Ż][\w.-]* ){{1,4}}[0-9]{{1,4}}[a-zA-Z]?"
+        rf"(?:/[0-9]{{1,4}})?\b(?:(?: m\.? ?|/)[0-9]{{1,4}}\b)?(?:{_NEXT}[0-9]{{2}}-[0-9]{{3}} {_TOWN})?",
     ),
-    rf"(?<!\w)(?:[Uu]l\.|[Aa]l\.|[Pp]l\.|[Oo]s\.|[Uu]lica|[Aa]leja|[Aa]leje|[Pp]lac"
-    rf"|[Oo]siedle) ?(?:[A-ZĄ-Ż][\w.-]* ){{1,4}}[0-9]{{1,4}}[a-zA-Z]?"
-    rf"(?:/[0-9]{{1,4}})?\b(?:(?: m\.? ?|/)[0-9]{{1,4}}\b)?(?:{_NEXT}[0-9]{{2}}-[0-9]{{3}} {_TOWN})?",
     (
+        re.compile(r"ул\.|пр\.|пер\.|улица|проспект|переулок").search,
         r"(?<!\w)(?:ул\.|пр\.|пер\.|улица|проспект|переулок) (?:[А-ЯЁ][\w-]* ?){1,3},? ?(?:д\.|дом)? ?"
-        r"[0-9]{1,4}(?:[а-я]|/[0-9]{1,4})?\b(?:,? ?(?:кв\.|квартира) ?[0-9]{1,4})?"
+        r"[0-9]{1,4}(?:[а-я]|/[0-9]{1,4})?\b(?:,? ?(?:кв\.|квартира) ?[0-9]{1,4})?",
     ),
-    rf"(?<!\w)(?:Calle|C/|Avenida|Avda?\.|Av\.|Plaza|Paseo|Carrera|Carrer|Camino|Ronda|Via|Viale|Piazza"
-    rf"|Corso|Largo"
-    rf"|Vicolo|Rua|Travessa|Praça|Alameda|Estrada|Rodovia)(?: {_NAME}){{1,5}}?,? (?:n[.º°]? ?|nº ?"
-    rf"|N°? ?)?{_HOUSE}{_DOOR}"
-    rf"(?:(?:{_NEXT}| - ){_POSTAL_TOWN})?",
     (
+        _ROMANCE_SORT,
+        rf"(?<!\w)(?:Calle|C/|Avenida|Avda?\.|Av\.|Plaza|Paseo|Carrera|Carrer|Camino|Ronda|Via|Viale|Piazza"
+        rf"|Corso|Largo"
+        rf"|Vicolo|Rua|Travessa|Praça|Alameda|Estrada|Rodovia)(?: {_NAME}){{1,5}}?,? (?:n[.º°]? ?|nº ?"
+        rf"|N°? ?)?{_HOUSE}{_DOOR}"
+        rf"(?:(?:{_NEXT}| - ){_POSTAL_TOWN})?",
+    ),
+    (
+        _STREET_NUMBER,
         rf"(?<![\w-])(?:(?:Nieuwezijds|Oudezijds|Lange|Korte|Nieuwe|Oude|Eerste|Tweede|[Ss]tora|Norra"
         rf"|Södra) )?[A-ZÅÄÖØÆ][\w-]{{0,30}}(?:straat|laan|gracht|kade|plein|steeg|singel|dreef|burgwal"
         rf"|voorhout|[td]ijk"
         rf"|vej|gade|veien|gata|gatan|vägen|stræde|allé|gränd|stigen|väg|veg|tie|katu) [0-9]{{1,4}}(?:[a-z]\b"
-        rf"|-[0-9IVX]+)?\b(?:{_NEXT}{_POSTAL_TOWN})?"
+        rf"|-[0-9IVX]+)?\b(?:{_NEXT}{_POSTAL_TOWN})?",
     ),
 )
-_ADDRESS = re.compile("|".join(f"(?:{shape})" for shape in _SHAPES))
+"""Shapes that begin with a word, each with a quick look for what it needs, which few texts have."""
 _POSTCODE = re.compile(r"(?:, |\n)(?:[0-9]{4} ?[A-Z]{2}|[A-Z]{1,2}-[0-9]{4}|[0-9]{2}-[0-9]{3})")
 _TOWNED = re.compile(
     rf"(?<![\w-])(?!Adres)[A-ZÀ-Þ][\w'’-]+(?: (?:{_PARTICLE} )?[A-ZÀ-Þ][\w'’.-]*){{0,3}},? "
@@ -137,10 +166,11 @@ _YEAR_BEFORE = re.compile(
 
 def street_addresses(text: str, regions: Regions) -> Iterator[Span]:
     """Yield house number and street, with the town and postcode where they follow."""
+    address = _pattern(tuple(bool(may_hold(text)) for may_hold, _ in _WORD_FIRST))
     lowered = text.lower()
     labelled = any(label in lowered for label in _LABELS)
     for begin, end in near_numbers(text, _BEFORE, _AFTER):
-        for match in _ADDRESS.finditer(text, begin, end):
+        for match in address.finditer(text, begin, end):
             if not _is_other_number(text, match):
                 unit = _UNIT_BEFORE.search(text, max(0, match.start() - 18), match.start())
                 yield _span(text, unit.start() if unit else match.start(), match.end())
@@ -148,6 +178,14 @@ def street_addresses(text: str, regions: Regions) -> Iterator[Span]:
             yield _span(text, *match.span())
         for match in _LABELLED.finditer(text, begin, end) if labelled else ():
             yield _span(text, *match.span(1))
+
+
+@cache
+def _pattern(possible: tuple[bool, ...]) -> re.Pattern[str]:
+    """Return a pattern of the shapes that begin with a number, and of those others that are possible."""
+    numbered = "|".join(shape.removeprefix("[0-9]") for shape in _NUMBER_FIRST)
+    named = [shape for (_, shape), is_possible in zip(_WORD_FIRST, possible, strict=True) if is_possible]
+    return re.compile("|".join([f"[0-9](?:{numbered})", *(f"(?:{shape})" for shape in named)]))
 
 
 def _span(text: str, start: int, end: int) -> Span:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.core.errors import ConfigError, ServiceError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,12 +94,13 @@ def shape_of(base: Mapping[str, Any] | Path | str, revision: str = "main") -> Mo
     """Return the shape of a model: of a config as a mapping, a directory with a config.json, or a hub id.
 
     Of a hub id the config is fetched, never the weights. ConfigError where there is no config, or none of a
-    decoder-only model.
+    decoder-only model; ServiceError where the hub cannot be asked for it.
     """
     return _measure(_config(base, revision))
 
 
 def _config(base: Mapping[str, Any] | Path | str, revision: str) -> PretrainedConfig:
+    from huggingface_hub.errors import LocalEntryNotFoundError
     from transformers import AutoConfig
 
     try:
@@ -114,6 +115,12 @@ def _config(base: Mapping[str, Any] | Path | str, revision: str) -> PretrainedCo
             config = AutoConfig.from_pretrained(str(base), revision=revision)
         return config
     except (OSError, ValueError, KeyError) as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            raise ServiceError(
+                f"estimate: the config of {base} is not on this machine and the hub cannot be asked; name a "
+                "directory with a config.json, or fetch it where there is a network: "
+                f"hf download {base} config.json"
+            ) from error
         reason = (str(error).strip().splitlines() or ["no message"])[0][:160]
         name = "the config given" if isinstance(base, Mapping) else str(base)
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.errors import ConfigError, StageError, StoreError
 from pipeline_lib.core.fingerprint import canonical_json
 from pipeline_lib.core.output import Output
-from pipeline_lib.core.plan import Planner, Use
+from pipeline_lib.core.plan import Planner, Use, code_notice
 from pipeline_lib.core.stage import Recipe, stage, syntax_hash
 from pipeline_lib.core.store import Store
 from pipeline_lib.kinds import Dataset, Model
@@ -227,3 +228,32 @@ def test_comments_and_docstrings_do_not_change_the_code_hash() -> None:
     commented = '"""Module."""\n\n\ndef f(x):\n    """Return more."""\n    # because\n    return x + 1\n'
     assert syntax_hash(plain) == syntax_hash(commented)
     assert syntax_hash(plain) != syntax_hash(plain.replace("+ 1", "+ 2"))
+
+
+def test_a_change_of_a_stages_code_is_noticed_once_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = textwrap.dedent(
+        """
+        from pipeline_lib.core.output import Output
+        from pipeline_lib.core.stage import stage
+        from pipeline_lib.kinds import Dataset
+        from tests.core.test_identity import EvenConfig
+
+        @stage(produces=Dataset, version=1)
+        def written(out: Output, config: EvenConfig) -> None:
+            (out.path / "kept-00000.txt").write_text("1")
+        """
+    )
+    module = tmp_path / "written_here.py"
+    module.write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = importlib.import_module("written_here").written.recipe(EvenConfig())
+    store = Store(tmp_path / "store")
+    built = store.materialize(recipe).artifact
+    notices = []
+    for second, text in enumerate((source, source + "# why\n", source.replace("1", "2"), source)):
+        module.write_text(text)
+        os.utime(module, (second, second))
+        notices.append([bool(code_notice(store, recipe, built)) for _ in range(2)])
+    assert notices == [[False, False], [False, False], [True, True], [False, False]]

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.upkeep import prune, verify
+from flows.copies import drop_copies
+from flows.upkeep import lock_of, prune, verify
 from pipeline_lib.core import mirror
+from pipeline_lib.core.errors import ConfigError, StoreError
+from pipeline_lib.core.locks import hold
 from pipeline_lib.core.mirror import MirroredStore
-from pipeline_lib.core.store import link_run
+from pipeline_lib.core.store import Store, link_run
 from pipeline_lib.kinds import Dataset
 from tests.core.test_remote import (
     BUILDS,
@@ -126,10 +129,70 @@ def test_prune_leaves_what_another_machine_builds(url: str, tmp_path: Path) -> N
     assert machine(url, tmp_path / "3").find(text())
 
 
+def copies_go_and_come_back(url: str, tmp_path: Path) -> None:
+    store = machine(url, tmp_path / "copies")
+    first, second = run(store, "one\n", "small-20260101-000000")
+    freed = [(first.path, 12), (second.path, 13)]
+    assert sorted(drop_copies(store, dry_run=True).directories) == sorted(freed)
+    assert (second.path / "kept-00000.txt").exists()
+    assert sorted(drop_copies(store).directories) == sorted(freed)
+    assert [file.name for file in second.path.iterdir()] == ["manifest.json"]
+    assert drop_copies(store).directories == []
+    BUILDS.clear()
+    again = store.materialize(join.recipe(JoinConfig(), store.materialize(text("one\n")).artifact))
+    assert not again.built
+    assert (store.fetch(again.artifact).path / "kept-00000.txt").read_text() == "one\none\none\n."
+    assert verify(store).damaged == ()
+    assert BUILDS == []
+
+
+def test_copies_go_and_come_back(url: str, tmp_path: Path, lazy: None) -> None:
+    copies_go_and_come_back(url, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "unpushed", "not there"])
+def test_the_only_copy_stays(how: str, url: str, tmp_path: Path, lazy: None) -> None:
+    store = machine(url, tmp_path)
+    first = store.materialize(text()).artifact
+    key = next(key.lstrip("/") for key in objects(store) if key.endswith("kept-00001.txt"))
+    if how == "gone":
+        store.remote.remove(key)
+    elif how == "cut":
+        store.remote.write(key, b"one\n")
+    elif how == "unpushed":
+        (store.root / ".unpushed").mkdir(exist_ok=True)
+        (store.root / ".unpushed" / first.address.replace("/", "-")).touch()
+    else:
+        store.remote.remove(f"{first.address}/manifest.json")
+    assert drop_copies(store).directories == []
+    assert (first.path / "kept-00000.txt").exists()
+
+
+def test_small_artifacts_are_no_copies_worth_a_pull(url: str, tmp_path: Path) -> None:
+    store = machine(url, tmp_path)
+    store.materialize(text())
+    assert drop_copies(store).directories == []
+
+
+def test_copies_stay_while_a_stage_is_built_from_them_and_where_nothing_else_is(
+    url: str, tmp_path: Path, lazy: None
+) -> None:
+    store = machine(url, tmp_path / "1")
+    store.materialize(text())
+    scratch = store.root / ".scratch" / f"join-{'0' * 64}.12345678"
+    scratch.mkdir(parents=True)
+    with hold(lock_of(store, scratch)), pytest.raises(StoreError, match=r"^join: being built here"):
+        drop_copies(store)
+    assert len(drop_copies(store).directories) == 1
+    with pytest.raises(ConfigError, match="is the store itself"):
+        drop_copies(Store(tmp_path / "2"))
+
+
 @pytest.mark.services
 @pytest.mark.filterwarnings("default")  # botocore and s3fs warn on their own account
 def test_on_s3_prune_and_verify_do_the_same(bucket: str, tmp_path: Path, lazy: None) -> None:
     upkeep_spares_what_any_machine_needs(bucket, tmp_path)
+    copies_go_and_come_back(bucket, tmp_path)
     store = machine(bucket, tmp_path / "5")
     run(store, "three\n", f"small-20260103-{uuid.uuid4().int % 1000000:06d}")
     harm(store, "kept-00001.txt")

@@ -1,6 +1,7 @@
 """Stages that judge row by row write the same bytes with and without what was kept, on one core or many."""
 
 import importlib.util
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from pipeline_lib.curation.near_duplicates import Index
 from pipeline_lib.curation.normalize import NormalizeConfig, normalize
 from pipeline_lib.curation.scrub import ScrubConfig, scrub
 from pipeline_lib.curation.split import SplitConfig, split
-from pipeline_lib.curation.workers import Processes
+from pipeline_lib.curation.workers import Processes, fork_server
 from pipeline_lib.kinds import Dataset
 from pipeline_lib.settings import settings
 from tests.curation.conftest import Row, Workshop, chat, message, pair, text
@@ -121,7 +122,7 @@ def test_force_works_everything_out_again(tmp_path: Path) -> None:
 def _marked(suffix: str, block: pa.RecordBatch) -> Outcome:
     changed, count = records.map_contents(block, lambda text: text + suffix)
     verdicts = [("odd", row) if int(row or 0) % 2 else None for row in block.column("id").to_pylist()]
-    return Outcome(changed, verdicts, {"count": count})
+    return Outcome(changed, verdicts, {"count": count, "process": os.getpid()})
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -133,12 +134,33 @@ def test_other_processes_give_the_outcomes_of_this_one_in_order(
     settings.cache_clear()
     dataset = workshop.dataset(_rows(0, 120))
     judge = partial(_marked, "!")
+    fork_server().result()
     there = list(cut(records.batches(dataset.shards())))
     found = list(blocks._judged(iter(there), kept_blocks.KeptBlocks(None), judge))
     assert len(there) > 10
     for block, outcome in zip(there, found, strict=True):
         assert outcome.batch.equals(judge(block).batch)
         assert list(outcome.verdicts) == list(judge(block).verdicts)
+    assert (len({outcome.counts["process"] for outcome in found}) > 1) == (workers > 1)
+
+
+def _halved(number: int) -> int:
+    if number % 2:
+        raise ValueError(number)
+    return number // 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_piece_that_fails_says_so_where_its_result_is_wanted_and_spoils_no_other(workers: int) -> None:
+    if workers > 1:
+        fork_server().result()
+    processes = Processes(_halved, workers)
+    results = [processes.submit(number) for number in (0, 2, 5, 4, 6, 8, 10, 12)]
+    assert [result() for result in reversed(results[3:])] == [6, 5, 4, 3, 2]
+    with pytest.raises(ValueError, match="5"):
+        results[2]()
+    assert [result() for result in results[:2]] == [0, 1]
+    processes.close()
 
 
 @given(st.lists(st.integers(0, 99), max_size=60), st.integers(1, 20), st.integers(0, 59))

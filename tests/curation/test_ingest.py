@@ -3,7 +3,10 @@
 import gzip
 import itertools
 import json
+import os
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,14 @@ from pydantic import ValidationError
 from pipeline_lib import records
 from pipeline_lib.core.errors import ConfigError, DataError, FinetuneError
 from pipeline_lib.core.output import Output
+from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.store import Store
 from pipeline_lib.curation.arrivals import Occurrences
 from pipeline_lib.curation.blocks import Outcome
 from pipeline_lib.curation.ingest import IngestConfig, ingest
 from pipeline_lib.curation.reading import Run, conversations_of
-from pipeline_lib.curation.sources import Source, source_digests
+from pipeline_lib.curation.sources import Source, digest_of_files, files_of, source_digests
+from pipeline_lib.curation.workers import fork_server
 from pipeline_lib.settings import settings
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -425,6 +430,7 @@ def test_other_processes_read_the_same(
     (tmp_path / "two.csv").write_text("prompt,completion\n" + '"a\nb",c\n' * 50)
     sources = (Source(path=str(tmp_path / "one.jsonl"), limit=limit), Source(path=str(tmp_path / "two.csv")))
     made = []
+    fork_server().result()
     for workers in (1, 3):
         monkeypatch.setenv("FINETUNE_WORKERS", str(workers))
         settings.cache_clear()
@@ -434,3 +440,29 @@ def test_other_processes_read_the_same(
     assert (one.digest, one.manifest.stats) == (many.digest, many.manifest.stats)
     assert one.manifest.stats["sources"][0]["kept"] == min(limit or 91, 91)
     assert one.manifest.stats["sources"][1]["kept"] == 50
+
+
+@pytest.mark.parametrize("shut", ["", "inner", "inner/a.jsonl"])
+def test_what_may_not_be_looked_into_ends_in_one_line_and_is_never_passed_over(shut: str) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name, "data")
+        (folder / "inner").mkdir(parents=True)
+        (folder / "a.jsonl").write_bytes(_lines(0, 1))
+        (folder / "inner" / "a.jsonl").write_bytes(_lines(0, 1))
+        Path(name).chmod(0o755)
+        Path(folder, shut).chmod(0)
+        with _as_nobody(), pytest.raises(DataError, match=f"{shut}: cannot be read .* check the path"):
+            digest_of_files(files_of(Source(path=str(folder))), FileDigests(Path(name, "memo")))
+        Path(folder, shut).chmod(0o700)
+
+
+@contextmanager
+def _as_nobody() -> Iterator[None]:
+    """Be a user to whom permissions apply: to root they do not."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)

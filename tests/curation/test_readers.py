@@ -193,6 +193,23 @@ def test_a_table_names_its_broken_rows() -> None:
     assert [place for place, _ in errors(found)] == [3, 4, 5, 6, 7, 9]
 
 
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.booleans())
+def test_a_quote_that_is_not_closed_costs_its_own_record_alone(good: list[bool], spread: bool) -> None:
+    lines = ["text,n"]
+    wanted = []
+    for number, is_good in enumerate(good):
+        if is_good:
+            wanted.append((len(lines) + 1, {"text": "two\nlines" if spread else "word", "n": str(number)}))
+            lines += [*('"two\nlines"' if spread else '"word"').split("\n")]
+            lines[-1] += f",{number}"
+        else:
+            lines.append(f'"never closed,{number}')
+    found = rows_of("".join(f"{line}\n" for line in lines).encode(), "a.csv")
+    read = {row.place: row.value for row in found if not row.error}
+    assert [read.get(place) for place, _ in wanted] == [value for _, value in wanted]
+    assert len(errors(found)) == good.count(False)
+
+
 def test_a_text_is_cut_at_blank_lines_and_nothing_of_it_is_lost() -> None:
     paragraphs = [f"paragraph {i} " + "word " * 300 for i in range(100)]
     found = rows_of("\n\n".join(paragraphs).encode(), "a.txt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -157,6 +158,50 @@ def test_weights_that_q8_0_ruins_are_refused_and_nothing_is_left(tmp_path: Path)
     with pytest.raises(DataError, match="logit_kl_mean"):
         export_model(model, "gguf", tmp_path / "out", quantization="q8_0")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@needs_gguf
+@pytest.mark.skipif(shutil.which("llama-quantize") is None, reason="needs llama.cpp's llama-quantize")
+def test_q4_k_m_is_what_llama_cpp_makes_of_it(tmp_path: Path) -> None:
+    from gguf import GGMLQuantizationType as Type
+    from gguf import GGUFReader
+
+    # Wide enough for blocks of 256, and calm: random weights of the usual spread are chaos at this width.
+    model = make_model(tmp_path / "model", hidden_size=256, intermediate_size=512, initializer_range=0.02)
+    exported = export_model(model, "gguf", tmp_path / "out", quantization="q4_k_m")
+    assert [file.name for file in exported.files] == ["model-q4_k_m.gguf", "parity.json"]
+    types = {tensor.tensor_type for tensor in GGUFReader(exported.files[0]).tensors}
+    assert types == {Type.F32, Type.Q4_K, Type.Q6_K}
+    figures = exported.parity.comparisons[0].figures
+    assert figures["prompt_tokens_differing"] == 0
+    assert 0.02 < figures["weight_difference"] < 0.12
+
+
+@pytest.mark.parametrize(
+    ("program", "error", "says"),
+    [
+        (None, ConfigError, "llama-quantize, which is not on the PATH"),
+        ("#!/bin/sh\necho 'tensor is all wrong'\nexit 3\n", DataError, "code 3: tensor is all wrong"),
+    ],
+)
+@needs_gguf
+def test_without_a_quantizer_that_works_nothing_is_written(
+    program: str | None,
+    error: type[Exception],
+    says: str,
+    family: Family,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = tmp_path / "bin"
+    place.mkdir()
+    if program:
+        (place / "llama-quantize").write_text(program)
+        (place / "llama-quantize").chmod(0o755)
+    monkeypatch.setenv("PATH", str(place))
+    with pytest.raises(error, match=says):
+        export_model(family.merged, "gguf", tmp_path / "out", quantization="q4_k_m")
+    assert [found.name for found in tmp_path.iterdir()] == ["bin"]
 
 
 def test_a_merged_model_that_is_not_base_and_adapter_is_refused(family: Family, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -260,6 +261,18 @@ def test_what_cannot_be_estimated_is_refused_with_what_there_is(llama: ModelShap
         _one(llama, "lora", 1, optimizer="nothing")
     with pytest.raises(ConfigError, match=r"no config that Transformers can read"):
         shape_of(tmp_path)
+
+
+def test_without_the_hub_the_error_says_how_to_go_on(tmp_path: Path) -> None:
+    program = (
+        "from pipeline_lib.core.errors import ServiceError\n"
+        "from pipeline_lib.training.model_shape import shape_of\n"
+        "try: shape_of('owner/absent')\nexcept ServiceError as error: print(error)"
+    )
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert "hf download owner/absent config.json" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Literal
 from pipeline_lib.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline_lib.publishing.export.gguf import Quantization
     from pipeline_lib.publishing.export.layout import Chat
     from pipeline_lib.publishing.export.parity import Parity
     from pipeline_lib.publishing.export.proof import Exportee, Prompts
 
 Format = Literal["safetensors", "adapter", "gguf", "ollama", "vllm"]
+Quantization = Literal["bf16", "f16", "q8_0", "q4_k_m"]
 FORMATS: tuple[Format, ...] = ("safetensors", "adapter", "gguf", "ollama", "vllm")
-QUANTIZATIONS: tuple[Quantization, ...] = ("bf16", "f16", "q8_0")
+QUANTIZATIONS: tuple[Quantization, ...] = ("bf16", "f16", "q8_0", "q4_k_m")
 
 __all__ = ["FORMATS", "QUANTIZATIONS", "Exported", "export_model"]
 
@@ -83,6 +83,10 @@ def _require_call(format: str, quantization: str, adapter: Path | None, base: Pa
         raise ConfigError(f"format {format!r} is not one of {', '.join(FORMATS)}")
     if quantization not in QUANTIZATIONS:
         raise ConfigError(f"quantization {quantization!r} is not one of {', '.join(QUANTIZATIONS)}")
+    if format in ("gguf", "ollama") and quantization == "q4_k_m":
+        from pipeline_lib.publishing.export.quantizer import require_quantizer
+
+        require_quantizer()
     if (adapter is None) != (base is None):
         raise ConfigError("an adapter is nothing without its base: give both adapter and base, or neither")
     if format == "adapter" and adapter is None:
@@ -147,11 +151,14 @@ def _write_gguf(
     quantization: Quantization,
     chats: Sequence[Chat],
 ) -> Parity:
-    from pipeline_lib.publishing.export import forms, gguf, ollama
+    from pipeline_lib.publishing.export import forms, gguf, ollama, quantizer
     from pipeline_lib.publishing.export.proof import prove, template_prompt
 
     name = f"model-{quantization}.gguf"
-    gguf.write_gguf(of.model, scratch / name, quantization)
+    if quantization == "q4_k_m":
+        quantizer.write_q4_k_m(of.model, scratch / name)
+    else:
+        gguf.write_gguf(of.model, scratch / name, quantization)
     prompts: Prompts = template_prompt
     if format == "ollama":
         layout = ollama.write_modelfile(of.model, name, scratch, final.name)

@@ -1,4 +1,4 @@
-"""A model as one GGUF file, in BF16, F16 or Q8_0: what llama.cpp and Ollama read.
+"""A model as one GGUF file, in BF16, F16 or Q8_0: what llama.cpp and Ollama read; `quantizer` has what else.
 
 Tensor names, key names, the file format and Q8_0 come from llama.cpp's own `gguf` package; the vocabulary
 from `vocabulary`. Weights go through one tensor at a time, so memory is that of the largest one.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PretrainedConfig
 
-Quantization = Literal["bf16", "f16", "q8_0"]
+Written = Literal["bf16", "f16", "q8_0"]
 
 Q8_0_BLOCK = 32
 """Weights that share one scale in Q8_0; a row that is no multiple of it stays F16."""
@@ -58,7 +58,7 @@ class _Place:
     type: Any
 
 
-def write_gguf(model_dir: Path, path: Path, quantization: Quantization) -> None:
+def write_gguf(model_dir: Path, path: Path, quantization: Written) -> None:
     """Write the model in ``model_dir`` as the GGUF file ``path``.
 
     Raises ConfigError for what GGUF or this writer cannot hold, DataError where weights and vocabulary do not
@@ -119,7 +119,7 @@ def rope_type(config: PretrainedConfig) -> str:
 
 
 def _places(
-    model_dir: Path, config: PretrainedConfig, architecture: Architecture, quantization: Quantization
+    model_dir: Path, config: PretrainedConfig, architecture: Architecture, quantization: Written
 ) -> Iterator[_Place]:
     import gguf
     from safetensors import safe_open
@@ -142,7 +142,7 @@ def _places(
                 yield _Place(file, stored, name, shape, _type(shape, quantization))
 
 
-def _type(shape: tuple[int, ...], quantization: Quantization) -> Any:
+def _type(shape: tuple[int, ...], quantization: Written) -> Any:
     from gguf import GGMLQuantizationType as Type
 
     if len(shape) == 1:
@@ -152,7 +152,7 @@ def _type(shape: tuple[int, ...], quantization: Quantization) -> Any:
     return Type[quantization.upper()]
 
 
-def _describe(writer: gguf.GGUFWriter, config: PretrainedConfig, quantization: Quantization) -> None:
+def _describe(writer: gguf.GGUFWriter, config: PretrainedConfig, quantization: Written) -> None:
     import gguf
 
     file_types = {
