@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.core.outside import FileDigests
 
 Engine = Literal["local", "ray"]
 
@@ -105,3 +106,8 @@ def home() -> Path:
     """Return the directory that holds this project's local state (``.finetune``)."""
     store = settings().store
     return Path(".finetune") if "://" in store else Path(store).parent
+
+
+def file_digests() -> FileDigests:
+    """Return the digests of files outside the store, remembered between runs."""
+    return FileDigests(home() / "memo.json")

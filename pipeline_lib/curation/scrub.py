@@ -14,12 +14,11 @@ from pydantic import Field, model_validator
 
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.output import Output
-from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import stage
 from pipeline_lib.curation.json_texts import texts_in, with_texts
 from pipeline_lib.kinds import Dataset
 from pipeline_lib.personal_data.kinds import ALL, Kind
-from pipeline_lib.settings import home
+from pipeline_lib.settings import file_digests
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,7 +86,7 @@ class ScrubConfig(StageConfig):
         if directory is None:
             return {}
         files = sorted(path for path in directory.rglob("*") if path.is_file())
-        return {"names": FileDigests(home() / "memo.json").of_all(files, directory)}
+        return {"names": file_digests().of_all(files, directory)}
 
 
 @stage(produces=Dataset, version=4, outside=ScrubConfig.names_digest)

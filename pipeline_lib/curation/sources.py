@@ -28,7 +28,7 @@ from pipeline_lib.core.stage import syntax_hash
 from pipeline_lib.curation import hub
 from pipeline_lib.curation.readers import is_readable_name
 from pipeline_lib.curation.shapes import Format
-from pipeline_lib.settings import home
+from pipeline_lib.settings import file_digests
 
 _MAGIC = "*?["
 _NOT_DATA = ("readme", "license", "dataset_info", "dataset_infos", "changelog")
@@ -125,7 +125,7 @@ def source_digests(config: Any) -> dict[str, str]:
         raise ConfigError(
             "ingest.sources is empty; name a source, such as --set 'ingest.sources=[{path: data.jsonl}]'"
         )
-    memo = FileDigests(home() / "memo.json")
+    memo = file_digests()
     return {f"source.{i}": _digest(source, memo) for i, source in enumerate(config.sources)}
 
 

@@ -19,10 +19,9 @@ from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.errors import DataError
 from pipeline_lib.core.manifest import MANIFEST
 from pipeline_lib.core.output import Output
-from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import Dataset, Evaluation, Model
-from pipeline_lib.settings import home
+from pipeline_lib.settings import file_digests, home
 
 ServedRole = Literal["model", "base", "champion"]
 IN_STATS = ("perplexity", "rougeL", "bleu", "chrf", "exact_match", "stopped")
@@ -130,7 +129,7 @@ def read_outside(config: EvaluateConfig) -> dict[str, str]:
 
 
 def _digest(directory: Path, files: list[Path]) -> str:
-    return FileDigests(home() / "memo.json").of_all(sorted(files), directory)
+    return file_digests().of_all(sorted(files), directory)
 
 
 @stage(produces=Evaluation, version=4, outside=read_outside)

@@ -15,10 +15,9 @@ from pydantic import Field
 
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.output import Output
-from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import Evaluation, Ratings
-from pipeline_lib.settings import home
+from pipeline_lib.settings import file_digests
 
 
 class HumanConfig(StageConfig):
@@ -35,7 +34,7 @@ class HumanConfig(StageConfig):
 
 def ratings_digest(config: HumanConfig) -> dict[str, str]:
     """Return the digest of every file of ratings; DataError where one cannot be read."""
-    digests = FileDigests(home() / "memo.json")
+    digests = file_digests()
     return {f"ratings.{i}": digests.of(path.expanduser()) for i, path in enumerate(config.ratings)}
 
 

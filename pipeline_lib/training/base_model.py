@@ -16,10 +16,9 @@ from pydantic import Field, model_validator
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.errors import DataError, ServiceError
 from pipeline_lib.core.output import Output
-from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import Model
-from pipeline_lib.settings import home
+from pipeline_lib.settings import file_digests
 
 BUNDLED = Path(__file__).resolve().parents[1] / "bundled"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -89,7 +88,7 @@ def base_model_digest(config: BaseModelConfig) -> dict[str, str]:
     if directory is None:
         return {"model": f"{config.source}@{hub_commit(config)}"}
     files = sorted(path for pattern in config.wanted for path in directory.glob(pattern))
-    return {"model": FileDigests(home() / "memo.json").of_all(files, directory)}
+    return {"model": file_digests().of_all(files, directory)}
 
 
 def hub_commit(config: BaseModelConfig) -> str:

@@ -14,10 +14,9 @@ from pydantic import Field
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.core.output import Output
-from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import Adapter, Model, Trained
-from pipeline_lib.settings import home
+from pipeline_lib.settings import file_digests
 
 
 class OtherAdapter(StageConfig):
@@ -56,7 +55,7 @@ def outside(config: MergeConfig) -> dict[str, str]:
                 f"merge.adapters: {directory} holds no adapter; name the directory of a train artifact"
             )
         files = [directory / "adapter_config.json", directory / "adapter_model.safetensors"]
-        found[f"adapters.{i}"] = FileDigests(home() / "memo.json").of_all(files, directory)
+        found[f"adapters.{i}"] = file_digests().of_all(files, directory)
     return found
 
 

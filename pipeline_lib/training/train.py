@@ -19,10 +19,9 @@ from pipeline_lib.core import progress
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.core.manifest import MANIFEST
 from pipeline_lib.core.output import Output
-from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import HISTORY, Model, Tokens, Trained, brings_code
-from pipeline_lib.settings import home
+from pipeline_lib.settings import file_digests
 from pipeline_lib.training.methods import VIRTUAL_TOKENS, LoraConfig, Methods
 from pipeline_lib.training.mixing import MixConfig
 from pipeline_lib.training.objectives import TOKENS_FOR, Objectives
@@ -187,7 +186,7 @@ def _digest(directory: Path) -> str:
             f"train.rl.rewards: {directory} holds no model; name the directory of a reward model"
         )
     files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != MANIFEST)
-    return FileDigests(home() / "memo.json").of_all(files, directory)
+    return file_digests().of_all(files, directory)
 
 
 @stage(produces=Trained, version=4, outside=outside)
