@@ -60,9 +60,12 @@ class Order(BaseModel):
     timeout_seconds: float | None = Field(default=None, description="Longest time of one try.")
     tags: tuple[str, ...] = Field(default=(), description="Tags of the task run.")
     force: bool = Field(default=False, description="Build though it is there.")
+    experiment: str | None = Field(
+        default=None, description="MLflow experiment that shows a training while it goes on."
+    )
 
     @classmethod
-    def of(cls, use: Use, recipe: Recipe[Any], *, force: bool) -> Order:
+    def of(cls, use: Use, recipe: Recipe[Any], *, force: bool, experiment: str | None = None) -> Order:
         """Return the order for ``recipe``."""
         inputs: dict[str, str | list[str]] = {
             name: [item.address for item in value] if isinstance(value, tuple) else value.address
@@ -79,6 +82,7 @@ class Order(BaseModel):
             timeout_seconds=use.timeout_seconds,
             tags=use.tags,
             force=force,
+            experiment=experiment,
         )
 
     @property
@@ -138,8 +142,8 @@ class DispatchingRunner(PrefectRunner):
 
     before: Callable[[Recipe[Any]], None] = lambda recipe: None
     """Called with the recipe of a stage that is about to be built."""
-    here: Callable[[Recipe[Any]], None] = lambda recipe: None
-    """Called after that where it is built in this process, not by a worker of a pool."""
+    experiment: str | None = None
+    """MLflow's, which shows a training while it goes on."""
 
     def materialize(self, use: Use, recipe: Recipe[A]) -> Materialized[A]:
         """Return the artifact of ``recipe``; raises StageError where the worker's run did not complete."""
@@ -147,12 +151,17 @@ class DispatchingRunner(PrefectRunner):
         found = None if force else self.store.find(recipe)
         if not found:
             self.before(recipe)
-        if pool is None or found:
-            if not found:
-                self.here(recipe)
+        if found:
             return super().materialize(use, recipe)
+        if pool is None:
+            from tasks.registry import live_in_mlflow
+
+            with live_in_mlflow(self.experiment, self.store, recipe) as tell:
+                done = super().materialize(use, recipe)
+                tell(done)
+            return done
         start = time.perf_counter()
-        built = _send(pool, use, Order.of(use, recipe, force=force))
+        built = _send(pool, use, Order.of(use, recipe, force=force, experiment=self.experiment))
         artifact = self.store.find(recipe)
         if artifact is None:
             raise StoreError(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from pipeline_lib.core.remote import without_user
 from pipeline_lib.core.runs import forget, new_run, run_with
 from pipeline_lib.core.stage import Recipe
 from pipeline_lib.core.store import link_run, writable
-from pipeline_lib.kinds import Model, Profile, Registration, Report, Trained, Verdict
+from pipeline_lib.kinds import Model, Profile, Registration, Report, Verdict
 from pipeline_lib.settings import home, settings
 from tasks.wrap import PrefectRunner
 
@@ -112,7 +111,11 @@ def _possible(call: Call) -> Outlook:
 
 
 def _runner_of(call: Call, outlook: Outlook) -> DispatchingRunner:
-    return DispatchingRunner(call.store, outlook.names, outlook.wanted, call.selection.force)
+    # A run that registers tells of its training in the end: it shows it from the beginning.
+    experiment = call.config.register_.experiment if REGISTER in outlook.wanted else None
+    return DispatchingRunner(
+        call.store, outlook.names, outlook.wanted, call.selection.force, experiment=experiment
+    )
 
 
 def _nothing_to_do(call: Call, outlook: Outlook, screen: Screen) -> Outcome:
@@ -144,39 +147,11 @@ def _build(
     steps: list[Step] = []
     runner.tell = _teller(call, outlook, screen, record, runner, steps)
     try:
-        with progress.listening(screen), _followed(call, outlook, runner):
+        with progress.listening(screen):
             go(runner, record.name)
     finally:
         kept = _settle(call, record, runner.artifacts, built=any(step.status == "built" for step in steps))
     return Outcome(kept, tuple(steps), closed_gates(runner.artifacts))
-
-
-@contextmanager
-def _followed(call: Call, outlook: Outlook, runner: DispatchingRunner) -> Iterator[None]:
-    """Show a training in MLflow while it goes on, where a run that registers will tell of it in the end."""
-    if REGISTER not in outlook.wanted:
-        yield
-        return
-    from tasks.registry import Follower
-
-    follower = Follower(call.config.register_.experiment)
-
-    def here(recipe: Recipe[Any]) -> None:
-        if recipe.stage.produces is Trained:
-            follower.follow(call.store.work_of(recipe), recipe.fingerprint)
-
-    def tell(step: Step, told: Callable[[Step], None] = runner.tell) -> None:
-        told(step)
-        if isinstance(step.artifact, Trained) and step.artifact.history.exists():
-            follower.trained(step.artifact.history)
-        if isinstance(step.artifact, Registration):
-            follower.belongs_to(step.artifact.read()["run_id"])
-
-    runner.here, runner.tell = here, tell
-    try:
-        yield
-    finally:
-        follower.leave()
 
 
 def _teller(

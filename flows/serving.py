@@ -24,6 +24,7 @@ from pipeline_lib.core.errors import StageError
 from pipeline_lib.core.plan import Selection
 from pipeline_lib.core.stage import Recipe
 from pipeline_lib.kinds import Registration, Verdict
+from tasks.registry import live_in_mlflow
 from tasks.wrap import PrefectRunner
 
 TRIES = 3
@@ -89,8 +90,9 @@ def build(order: Order) -> State[Any]:
     store = open_store()
     recipe = order.recipe(store)
     runner = PrefectRunner(store, [order.name], [order.name], frozenset({order.name} if order.force else ()))
-    with progress.listening(Watch()):
+    with progress.listening(Watch()), live_in_mlflow(order.experiment, store, recipe) as tell:
         done = runner.materialize(order.use, recipe)
+        tell(done)
     name = "Built" if done.built else "Cached"
     return Completed(
         name=name, message=f"{done.artifact.address[: len(recipe.stage.name) + 13]} {name.lower()}"

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.plan import current_runner
 from pipeline_lib.core.remote import without_user
-from pipeline_lib.kinds import Model
+from pipeline_lib.core.stage import Recipe
+from pipeline_lib.core.store import Materialized, Store
+from pipeline_lib.kinds import Model, Trained
 from pipeline_lib.publishing.champion import rival
 from pipeline_lib.publishing.connection import connected, database_of, tracking_uri
-from pipeline_lib.publishing.live import Follower
+from pipeline_lib.publishing.live import followed
 from pipeline_lib.publishing.registry import VersionRow, promote, rollback, versions
 
 __all__ = [
-    "Follower",
     "VersionRow",
     "champion_against",
     "find_version",
+    "live_in_mlflow",
     "log_run",
     "promote",
     "registered_paths",
@@ -49,6 +53,21 @@ def champion_against(name: str, model: Model) -> Model | None:
     if found is None:
         return None
     return Model(current_runner().store.root / found.address, found.digest, found.address.partition("/")[2])
+
+
+@contextmanager
+def live_in_mlflow(
+    experiment: str | None, store: Store, recipe: Recipe[Any]
+) -> Iterator[Callable[[Materialized[Any]], None]]:
+    """Show a training that is built in the block in MLflow while it goes on; give what is told of its end.
+
+    Nothing is shown of another stage, or without an experiment.
+    """
+    if experiment is None or recipe.stage.produces is not Trained:
+        yield lambda done: None
+        return
+    with followed(experiment, store.work_of(recipe), recipe.fingerprint) as trained:
+        yield lambda done: trained(done.artifact.history) if done.built else None
 
 
 def find_version(name: str, alias: str | None) -> VersionRow:

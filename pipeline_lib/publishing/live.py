@@ -2,8 +2,8 @@
 
 A process of its own reads the training's journal and sends what is new: nothing waits for it, and nothing
 fails with it. Where MLflow is away the journal keeps the points, which are sent once it is back. The run it
-writes is a draft beside the pipeline's own, which `tracking` writes complete when all is done and which then
-takes the draft in as the nested run ``training``. The draft of a pipeline that failed stays, marked FAILED.
+writes is named ``training`` and stands by itself until `register` writes the pipeline's own, complete, and
+takes it in below that one. Where the training failed it stays, marked FAILED.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,48 +34,47 @@ TAG = "training"
 """Names the fingerprint of the training whose draft a run is."""
 
 
-class Follower:
-    """The parent's side: starts the process with a training, and tells it how that ended."""
+@contextlib.contextmanager
+def followed(experiment: str, work: Path, fingerprint: str) -> Iterator[Callable[[Path], None]]:
+    """Send the points of the training that works in ``work`` while the block lasts.
 
-    def __init__(self, experiment: str) -> None:
-        """Follow nothing yet."""
-        self._experiment = experiment
-        self._child: subprocess.Popen[str] | None = None
+    Give a way to say that it is done, and where its whole journal is now; without that it has failed. The
+    sending process ends when it has sent everything, which nobody waits for.
+    """
+    spec = {"journal": str(work / HISTORY), "experiment": experiment, "fingerprint": fingerprint}
+    child = subprocess.Popen(
+        [sys.executable, "-m", __name__, json.dumps(spec)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    threading.Thread(target=child.wait, daemon=True).start()
+    assert child.stdin
+    pipe = child.stdin
 
-    def follow(self, work: Path, fingerprint: str) -> None:
-        """Send the points of the training that works in ``work`` until `trained` or `leave`."""
-        self.leave()
-        spec = {"journal": str(work / HISTORY), "experiment": self._experiment, "fingerprint": fingerprint}
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", __name__, json.dumps(spec)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        # It ends when it has sent everything, which nobody waits for.
-        threading.Thread(target=self._child.wait, daemon=True).start()
+    def trained(history: Path) -> None:
+        with contextlib.suppress(OSError):  # it has ended: MLflow refused what it wrote
+            pipe.write(f"{history}\n")
 
-    def trained(self, history: Path) -> None:
-        """Say that the training is done and where its whole journal is now."""
-        self._tell({"history": str(history)})
+    try:
+        yield trained
+    finally:
+        with contextlib.suppress(OSError):
+            pipe.close()
 
-    def belongs_to(self, run_id: str) -> None:
-        """Say which run tells of the whole pipeline; the draft goes below it."""
-        self._tell({"parent": run_id})
 
-    def leave(self) -> None:
-        """Let the process end; a draft that was not told of a parent is marked FAILED."""
-        if self._child is not None and self._child.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._child.stdin.close()
-        self._child = None
+def take_in(client: MlflowClient, run_id: str, fingerprint: str) -> None:
+    """Put what was written of a training, here or on another machine, below the run of its pipeline.
 
-    def _tell(self, news: dict[str, str]) -> None:
-        if self._child is not None and self._child.stdin is not None:
-            with contextlib.suppress(OSError):  # it has ended: MLflow refused what it wrote
-                self._child.stdin.write(json.dumps(news) + "\n")
-                self._child.stdin.flush()
+    What belongs to an earlier run, which trained it, stays there.
+    """
+    from pipeline_lib.publishing.tracking import PARENT_TAG
+
+    experiment = client.get_run(run_id).info.experiment_id
+    for draft in client.search_runs([experiment], f"tags.{TAG} = '{fingerprint}'"):
+        if PARENT_TAG not in draft.data.tags:
+            client.set_tag(draft.info.run_id, PARENT_TAG, run_id)
 
 
 class Draft:
@@ -86,9 +85,9 @@ class Draft:
         self.spec = spec
         self.journal = Path(spec["journal"])
         self.run_id: str | None = None
-        self.parent: str | None = None
+        self.is_trained = False
         self.is_over = False
-        """Whether the pipeline has ended, one way or another."""
+        """Whether the training has ended, one way or another."""
         self._sent: set[tuple[str, int]] = set()
 
     def send(self, client: MlflowClient) -> None:
@@ -106,23 +105,19 @@ class Draft:
             client.log_batch(self.run_id, metrics=taken(points[key] for key in some))
             self._sent.update(some)
 
-    def hear(self, news: dict[str, str] | None) -> None:
-        """Take in what the parent process said; None where it says no more."""
-        if news is None:
+    def hear(self, history: str | None) -> None:
+        """Take in where the parent process says the whole journal is; None where it says no more."""
+        if history is None:
             self.is_over = True
-            return
-        self.journal = Path(news.get("history", self.journal))
-        self.parent = news.get("parent", self.parent)
+        else:
+            self.journal, self.is_trained = Path(history), True
 
     def end(self, client: MlflowClient) -> None:
-        """Close the run, below the pipeline's where there is one."""
-        from pipeline_lib.publishing.tracking import PARENT_TAG, end_run
+        """Close the run."""
+        from pipeline_lib.publishing.tracking import end_run
 
-        if self.run_id is None:
-            return
-        if self.parent is not None:
-            client.set_tag(self.run_id, PARENT_TAG, self.parent)
-        end_run(client, self.run_id, "FAILED" if self.parent is None else "FINISHED")
+        if self.run_id is not None:
+            end_run(client, self.run_id, "FINISHED" if self.is_trained else "FAILED")
 
     def _made(self, client: MlflowClient) -> str:
         """Make the run, in the place of drafts that earlier tries of the same training left."""
@@ -151,12 +146,12 @@ def main() -> None:
             time.sleep(AWAY_SECONDS)
 
 
-def _follow(draft: Draft, news: queue.Queue[dict[str, str] | None]) -> None:
-    """Send what is new until the pipeline has ended; ServiceError where MLflow does not answer."""
+def _follow(draft: Draft, news: queue.Queue[str | None]) -> None:
+    """Send what is new until the training has ended; ServiceError where MLflow does not answer."""
     from pipeline_lib.publishing.connection import connected
 
     with connected() as client, contextlib.ExitStack() as load:
-        is_watched, begun = False, draft.journal
+        is_watched = False
         while not draft.is_over:
             draft.send(client)
             if draft.run_id and not is_watched:
@@ -164,8 +159,7 @@ def _follow(draft: Draft, news: queue.Queue[dict[str, str] | None]) -> None:
                 load.enter_context(_system_metrics(draft.run_id))
             with contextlib.suppress(queue.Empty):
                 draft.hear(news.get(timeout=SECONDS))
-            if draft.journal != begun:
-                load.close()
+        load.close()
         draft.send(client)
         draft.end(client)
 
@@ -183,13 +177,13 @@ def _system_metrics(run_id: str) -> Iterator[None]:
         monitor.finish()
 
 
-def _news() -> queue.Queue[dict[str, str] | None]:
+def _news() -> queue.Queue[str | None]:
     """Return what the parent says, a line at a time; None once it says no more, or is no more."""
-    found: queue.Queue[dict[str, str] | None] = queue.Queue()
+    found: queue.Queue[str | None] = queue.Queue()
 
     def listen() -> None:
         for line in sys.stdin:
-            found.put(json.loads(line))
+            found.put(line.rstrip("\n"))
         found.put(None)
 
     threading.Thread(target=listen, daemon=True).start()

@@ -106,6 +106,7 @@ def register(
     """One version in the registry, candidate or champion, and one MLflow run behind it."""
     from pipeline_lib.publishing.card import model_card
     from pipeline_lib.publishing.champion import held_against, remember
+    from pipeline_lib.publishing.live import take_in
     from pipeline_lib.publishing.registry import require_name
     from pipeline_lib.publishing.tracking import RunContents
 
@@ -132,6 +133,7 @@ def register(
             _clear_killed(client, config, fingerprint)
             version = _publish(client, config, model, contents, card, fingerprint)
         _complete(client, config, version, verdict, held_against(verdict, champion))
+        take_in(client, str(version.run_id), adapter.fingerprint)
         registered = {
             "name": config.model_name,
             "version": int(version.version),

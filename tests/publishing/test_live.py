@@ -10,7 +10,7 @@ import pytest
 
 from pipeline_lib.kinds import HISTORY
 from pipeline_lib.publishing.connection import connected
-from pipeline_lib.publishing.live import TAG, Follower
+from pipeline_lib.publishing.live import TAG, followed, take_in
 from pipeline_lib.publishing.tracking import PARENT_TAG, experiment_id
 from pipeline_lib.settings import settings
 
@@ -47,45 +47,54 @@ def test_points_arrive_while_the_journal_grows_and_each_of_them_once(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     settings.cache_clear()
     journal = tmp_path / HISTORY
-    follower = Follower(EXPERIMENT)
-    follower.follow(tmp_path, FINGERPRINT)
-    assert not _runs()
-    _write(journal, range(1, 4))
-    _until(lambda: bool(_runs()) and len(_losses(_runs()[0])) == 3)
-    assert _runs()[0].info.status == "RUNNING"
-    # A killed training forgets what came after its checkpoint, and makes it again.
-    journal.write_text("".join(f"{line}\n" for line in journal.read_text().splitlines()[:2]))
-    _write(journal, range(3, 6))
-    with journal.open("a", encoding="utf-8") as file:
-        file.write('{"step": 6, "lo')
-    _until(lambda: len(_losses(_runs()[0])) == 5)
-    whole = tmp_path / "whole.jsonl"
-    _write(whole, range(1, 8))
-    journal.unlink()
-    follower.trained(whole)
-    with connected() as client:
-        parent = client.create_run(experiment_id(client, EXPERIMENT)).info.run_id
-    follower.belongs_to(parent)
-    follower.leave()
+    with followed(EXPERIMENT, tmp_path, FINGERPRINT) as trained:
+        assert not _runs()
+        _write(journal, range(1, 4))
+        _until(lambda: bool(_runs()) and len(_losses(_runs()[0])) == 3)
+        assert _runs()[0].info.status == "RUNNING"
+        # A killed training forgets what came after its checkpoint, and makes it again.
+        journal.write_text("".join(f"{line}\n" for line in journal.read_text().splitlines()[:2]))
+        _write(journal, range(3, 6))
+        with journal.open("a", encoding="utf-8") as file:
+            file.write('{"step": 6, "lo')
+        _until(lambda: len(_losses(_runs()[0])) == 5)
+        whole = tmp_path / "whole.jsonl"
+        _write(whole, range(1, 8))
+        journal.unlink()
+        trained(whole)
     _until(lambda: _runs()[0].info.status == "FINISHED")
     (run,) = _runs()
-    assert run.data.tags[PARENT_TAG] == parent
     assert _losses(run) == [(step, 5.0 - step / 10) for step in range(1, 8)]
 
 
-def test_a_draft_without_a_pipelines_run_has_failed_and_gives_way_to_the_next_try(
+def test_the_first_pipeline_that_registers_takes_the_training_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    settings.cache_clear()
+    whole = tmp_path / "whole.jsonl"
+    _write(whole, range(1, 3))
+    with followed(EXPERIMENT, tmp_path, FINGERPRINT) as trained:
+        trained(whole)
+    _until(lambda: [run.info.status for run in _runs()] == ["FINISHED"])
+    with connected() as client:
+        first, second = (client.create_run(experiment_id(client, EXPERIMENT)).info.run_id for _ in "ab")
+        for parent in (first, second):
+            take_in(client, parent, FINGERPRINT)
+    (run,) = _runs()
+    assert run.data.tags[PARENT_TAG] == first
+
+
+def test_a_training_that_failed_gives_way_to_the_next_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     settings.cache_clear()
     _write(tmp_path / HISTORY, range(1, 3))
-    follower = Follower(EXPERIMENT)
-    follower.follow(tmp_path, FINGERPRINT)
-    _until(lambda: bool(_runs()))
-    follower.leave()
+    with followed(EXPERIMENT, tmp_path, FINGERPRINT):
+        _until(lambda: bool(_runs()))
     _until(lambda: _runs()[0].info.status == "FAILED")
     (failed,) = _runs()
-    follower.follow(tmp_path, FINGERPRINT)
-    _until(lambda: [run.info.run_id for run in _runs()] not in ([failed.info.run_id], []))
-    follower.leave()
+    with followed(EXPERIMENT, tmp_path, FINGERPRINT):
+        _until(lambda: [run.info.run_id for run in _runs()] not in ([failed.info.run_id], []))
     _until(lambda: [run.info.status for run in _runs()] == ["FAILED"])
