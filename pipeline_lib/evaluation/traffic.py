@@ -25,6 +25,7 @@ from pipeline_lib.evaluation.statistics import CONFIDENCE, share
 
 Arm = Literal["a", "b"]
 ARMS: tuple[Arm, Arm] = ("a", "b")
+REQUIRED = ("request", "good", "milliseconds")
 POWER = 0.8
 """How often a difference as large as asked for is to be found (Cohen 1988, section 2.4)."""
 
@@ -85,7 +86,8 @@ def _read(log: Path, share_of_b: float, test: str) -> Iterator[Request]:
     try:
         lines = log.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{log}: cannot be read ({error}); name a JSON Lines file") from error
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{log}: cannot be read ({why}); name a JSON Lines file") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield _request(f"{log}:{number}", line, share_of_b, test)
@@ -94,12 +96,13 @@ def _read(log: Path, share_of_b: float, test: str) -> Iterator[Request]:
 def _request(where: str, line: str, share_of_b: float, test: str) -> Request:
     try:
         row = json.loads(line)
+        if not isinstance(row, dict):
+            raise TypeError("not an object")
+        if missing := [key for key in REQUIRED if key not in row]:
+            raise DataError(f"{where}: has no {' and no '.join(missing)}; a line has {', '.join(REQUIRED)}")
         name, good, took = str(row["request"]), row["good"], float(row["milliseconds"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{where}: is no request ({type(error).__name__}: {error}); "
-            "a line has request, good and milliseconds"
-        ) from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where}: is no request ({error}); a line has {', '.join(REQUIRED)}") from error
     if not isinstance(good, bool) or not (math.isfinite(took) and took >= 0):
         raise DataError(f"{where}: good is true or false, and milliseconds a number from 0 on")
     arm = arm_of(name, share_of_b, test)

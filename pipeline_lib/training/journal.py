@@ -183,8 +183,9 @@ class Journal(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Count the tokens to the end."""
+        """Count the tokens, and move the bar, to the end: the last steps may not have been logged."""
         self.tokens_seen = int(self.tokens * (state.epoch or 0.0))
+        self.tell(done=state.global_step, total=state.max_steps)
 
     def _append(self, point: dict[str, Any]) -> None:
         if self.writes:

@@ -143,4 +143,6 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
             f"the tokenizer in {directory} has neither a pad nor an end token, so a model would not learn to "
             "stop; set eos_token in its tokenizer_config.json, or take another base model"
         )
+    # What is too long is dropped or cut, and counted: the error that Transformers warns of never comes.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer

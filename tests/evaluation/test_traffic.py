@@ -91,7 +91,10 @@ def test_the_least_sample_finds_the_effect_four_times_in_five(
     ("line", "says"),
     [
         ("{", "is no request"),
-        ('{"request": "x", "good": true}', "milliseconds"),
+        ("[]", "is no request .not an object"),
+        ("{}", "has no request and no good and no milliseconds;"),
+        ('{"request": "x", "good": true}', "has no milliseconds;"),
+        ('{"request": "x", "good": true, "milliseconds": "soon"}', "is no request"),
         ('{"request": "x", "good": "yes", "milliseconds": 3}', "true or false"),
         ('{"request": "x", "good": true, "milliseconds": -1}', "from 0 on"),
         ('{"request": "x", "good": true, "milliseconds": 1, "arm": "c"}', "its id says"),

@@ -50,8 +50,15 @@ class Api:
 
     def tasks(self, identity: str) -> dict[str, str]:
         """Return the names of a run's task runs with their states' names."""
+        return {name: one["state_name"] for name, one in self._tasks(identity).items()}
+
+    def task(self, identity: str, name: str) -> str:
+        """Return the id of a run's task run."""
+        return str(self._tasks(identity)[name]["id"])
+
+    def _tasks(self, identity: str) -> dict[str, dict[str, Any]]:
         found = self.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [identity]}}})
-        return {one["name"].rsplit("-", 1)[0]: one["state_name"] for one in found}
+        return {one["name"].rsplit("-", 1)[0]: one for one in found}
 
     def ended(self, identity: str, seconds: float = 120) -> dict[str, Any]:
         """Return a run when it has ended."""

@@ -65,7 +65,9 @@ def bytes_only(out: Output, config: Given) -> None:
         "no end": {"pad_token": "<|pad|>"},
         "no end, no pad": {},
     }.get(config.template, {"eos_token": END})
-    made = PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False, **ends)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, clean_up_tokenization_spaces=False, model_max_length=256, **ends
+    )
     made.chat_template = config.template
     made.save_pretrained(out.path)
     shape = {"max_position_embeddings": POSITIONS, "vocab_size": config.rows or len(made)}
@@ -120,6 +122,21 @@ def test_answers_and_end_tokens_are_learnt_in_every_turn_or_in_the_last(tmp_path
     last = run(tmp_path, ROWS, TokenizeConfig(max_length=128, learn="last_turn"))
     assert [learnt(last, row) for row in table(last)] == [f"second{END}"] * 5
     assert [row["input_ids"] for row in table(last)] == [row["input_ids"] for row in table(every)]
+
+
+def test_what_is_too_long_is_dropped_and_the_library_foretells_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers.utils import logging
+
+    rows = [*ROWS, chat("a", "x" * 300, name="long")]
+    monitored = logging.get_logger("transformers")
+    monitored.addHandler(caplog.handler)
+    try:
+        assert dropped(run(tmp_path, rows, CHAT)).keys() == {"long"}
+    finally:
+        monitored.removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if "indexing errors" in record.getMessage()]
 
 
 def test_the_account_counts_tokens_and_what_is_learnt_of_them(tmp_path: Path) -> None:
