@@ -179,8 +179,8 @@ def show(
         raise typer.BadParameter("name a stage or an artifact's directory, or --trace ID")
     artifact = view.find(what, config, overrides or [])
     if as_json:
-        return print_json(view.as_json(artifact, "dropped" if dropped else part, n))
-    print_lines(view.lines_of(artifact, "dropped" if dropped else part, n))
+        return print_json(view.as_json(artifact, view.DROPPED if dropped else part, n))
+    print_lines(view.lines_of(artifact, view.DROPPED if dropped else part, n))
 
 
 @app.command(name="export-data")

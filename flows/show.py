@@ -17,10 +17,11 @@ from pipeline_lib.core.errors import ConfigError, FinetuneError, did_you_mean
 from pipeline_lib.core.manifest import MANIFEST, Manifest
 from pipeline_lib.core.runs import links, runs_of
 from pipeline_lib.core.store import Store
-from pipeline_lib.kinds import Dataset, Evaluation, Verdict
+from pipeline_lib.kinds import Dataset, Evaluation, Tokens, Verdict
 
 MESSAGE_LENGTH = 400
 LAST_OF_CURATION = "split"
+DROPPED = "dropped"
 
 
 def artifacts_of(config: Path | None, overrides: list[str], needed: str | None = None) -> dict[str, Artifact]:
@@ -103,6 +104,8 @@ def lines_of(artifact: Artifact, part: str | None, count: int) -> Iterator[str]:
         yield from ("", "stats", *(f"  {line}" for line in _tree(manifest.stats)))
     if isinstance(artifact, Dataset):
         yield from _rows(artifact, part, count)
+    elif isinstance(artifact, Tokens) and part == DROPPED:
+        yield from ("", *_unlearnt(artifact, count))
     elif isinstance(artifact, Evaluation):
         yield from ("", "scores", *(f"  {line}" for line in _tree(artifact.scores().get("scores", {}))))
     elif isinstance(artifact, Verdict):
@@ -161,6 +164,14 @@ def _rows(dataset: Dataset, part: str | None, count: int) -> Iterator[str]:
         yield from conversation_lines(row)
 
 
+def _unlearnt(tokens: Tokens, count: int) -> Iterator[str]:
+    from tasks.reading import unlearnt
+
+    rows = unlearnt(tokens, count)
+    yield f"{DROPPED}: {len(rows)} of {sum(part['dropped'] for part in tokens.manifest.stats.values())}"
+    yield from (f"  {row['id']}  {row['part']}  {row['reason']}  {row['detail']}".rstrip() for row in rows)
+
+
 def conversation_lines(row: Mapping[str, Any]) -> Iterator[str]:
     """Yield one conversation: its id and origin, why it was dropped, and its messages, shortened."""
     from tasks.reading import origin
@@ -186,14 +197,18 @@ def _wrapped(who: str, text: str) -> Iterator[str]:
 
 def as_json(artifact: Artifact, part: str | None, count: int) -> dict[str, Any]:
     """Return an artifact's path, manifest and first rows as JSON values."""
-    from tasks.reading import head, parts_of
+    from tasks.reading import head, parts_of, unlearnt
 
-    rows = head(artifact, part or parts_of(artifact)[0], count) if isinstance(artifact, Dataset) else []
+    rows: list[Any] = []
+    if isinstance(artifact, Dataset):
+        rows = head(artifact, part or parts_of(artifact)[0], count)
+    elif isinstance(artifact, Tokens) and part == DROPPED:
+        rows = unlearnt(artifact, count)
     return {"path": str(artifact.path), "manifest": artifact.manifest.model_dump(mode="json"), "rows": rows}
 
 
 def trace_lines(wanted: str, config: Path | None, overrides: list[str]) -> Iterator[str]:
-    """Yield where a conversation came from and what each stage of curation did with it."""
+    """Yield where a conversation came from and what each stage did with it, up to what training learns."""
     from tasks.reading import trace
 
     first, fates = trace(_datasets(config, overrides), wanted)
@@ -217,11 +232,11 @@ def trace_json(wanted: str, config: Path | None, overrides: list[str]) -> dict[s
     return {"conversation": first, "fates": [asdict(fate) for fate in fates]}
 
 
-def _datasets(config: Path | None, overrides: list[str]) -> dict[str, Dataset]:
+def _datasets(config: Path | None, overrides: list[str]) -> dict[str, Dataset | Tokens]:
     found = {
         name: artifact
         for name, artifact in artifacts_of(config, overrides, LAST_OF_CURATION).items()
-        if isinstance(artifact, Dataset)
+        if isinstance(artifact, Dataset | Tokens)
     }
     if not found:
         raise FinetuneError("no dataset is built yet; `finetune run` builds them")

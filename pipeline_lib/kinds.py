@@ -48,7 +48,7 @@ class Tokens(Artifact):
     """Token ids with their loss masks for train and validation, and the tokenizer that made them."""
 
     def shards(self, part: str) -> list[Path]:
-        """Return the shards of one part (train, validation) in order."""
+        """Return the shards of one part (train, validation) in order; ``dropped`` has ids and reasons."""
         return sorted(self.path.glob(f"{part}-*.parquet"))
 
     @property

@@ -1,6 +1,6 @@
-"""Fates: look into a dataset, and follow one conversation through the stages of curation.
+"""Fates: look into a dataset, and follow one conversation from its file to what training learns.
 
-A conversation keeps its id from ingest to the splits, so its *fate* at a stage is where its row stands: in a
+A conversation keeps its id from ingest to its tokens, so its *fate* at a stage is where its row stands: in a
 part that goes on, or among the dropped with reason and detail.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline_lib.core.errors import ConfigError
-from pipeline_lib.kinds import Dataset
+from pipeline_lib.kinds import Dataset, Tokens
 
 PARTS = ("kept", "train", "validation", "test", "dropped")
 
@@ -46,7 +46,15 @@ def head(dataset: Dataset, part: str, count: int) -> list[dict[str, Any]]:
     return list(islice(records.rows(dataset.shards(part), max(count, 1)), count))
 
 
-def trace(datasets: Mapping[str, Dataset], wanted: str) -> tuple[dict[str, Any], list[Fate]]:
+def unlearnt(tokens: Tokens, count: int) -> list[dict[str, str]]:
+    """Return the first ``count`` conversations that are not learnt: id, part, reason and detail."""
+    import pyarrow.parquet as pq
+
+    found = [row for shard in tokens.shards("dropped") for row in pq.read_table(shard).to_pylist()]
+    return found[:count]
+
+
+def trace(stages: Mapping[str, Dataset | Tokens], wanted: str) -> tuple[dict[str, Any], list[Fate]]:
     """Return a conversation as it came in, and its fate at every stage up to the one that dropped it.
 
     ``wanted`` is its id or the beginning of it; ConfigError where no stage has it or several ids begin so.
@@ -54,7 +62,11 @@ def trace(datasets: Mapping[str, Dataset], wanted: str) -> tuple[dict[str, Any],
     first: dict[str, Any] | None = None
     last: Any = None
     fates: list[Fate] = []
-    for stage, dataset in datasets.items():
+    for stage, dataset in stages.items():
+        if isinstance(dataset, Tokens):
+            if first is not None:
+                fates += _learnt(stage, dataset, str(first["id"]))
+            continue
         part, row = _find(dataset, wanted if first is None else str(first["id"]))
         if row is None:
             if first is not None:
@@ -67,9 +79,19 @@ def trace(datasets: Mapping[str, Dataset], wanted: str) -> tuple[dict[str, Any],
             break
     if first is None:
         raise ConfigError(
-            f"no conversation's id begins with {wanted!r} in {', '.join(datasets) or 'this pipeline'}"
+            f"no conversation's id begins with {wanted!r} in {', '.join(stages) or 'this pipeline'}"
         )
     return first, fates
+
+
+def _learnt(stage: str, tokens: Tokens, wanted: str) -> Iterator[Fate]:
+    import pyarrow.parquet as pq
+
+    for part in ("train", "validation", "dropped"):
+        for shard in tokens.shards(part):
+            columns = ["id", "reason", "detail"] if part == "dropped" else ["id"]
+            for row in pq.read_table(shard, columns=columns, filters=[("id", "=", wanted)]).to_pylist():
+                yield Fate(stage, part, row.get("reason") or "", row.get("detail") or "")
 
 
 def _find(dataset: Dataset, wanted: str) -> tuple[str, dict[str, Any] | None]:

@@ -23,6 +23,7 @@ from pipeline_lib.curation.readers import Container, identify, read
 from pipeline_lib.curation.reading import Reading, Run, conversations_of, renamer, suspects
 from pipeline_lib.curation.rows import Row, parsed
 from pipeline_lib.curation.sources import File, Source, files_of
+from pipeline_lib.curation.turns import FormatError
 from pipeline_lib.curation.workers import Submit, in_order, known_or, working
 
 SAMPLE_ROWS = 100
@@ -184,9 +185,14 @@ def _open_files(source: Source) -> list[_OpenFile]:
 
 def _format(source: Source, file: File, head: list[Row], rename: Callable[[Any], Any]) -> str | None:
     """Return the format of most rows at the head of a file; None where none of them can be read."""
-    if source.format:
-        return source.format
     values = [rename(row.value) for row in head if not row.error]
+    if source.format:
+        if values and not any(_fits(source.format, value) for value in values):
+            raise DataError(
+                f"{file.name}: none of its first {len(values)} rows is {source.format}; leave format out to "
+                "have it found, or map its columns, such as columns: {prompt: …, completion: …}"
+            )
+        return source.format
     found = Counter(name for value in values if (name := shapes.detect(value)))
     if found:
         return found.most_common(1)[0][0]
@@ -200,6 +206,14 @@ def _format(source: Source, file: File, head: list[Row], rename: Callable[[Any],
         f"name the format ({', '.join(shapes.FORMATS)}) "
         "and map its columns, such as columns: {prompt: …, completion: …}"
     )
+
+
+def _fits(name: str, value: Any) -> bool:
+    try:
+        shapes.shape(name)(value)
+    except FormatError:
+        return False
+    return True
 
 
 def _check_columns(source: Source, heads: list[list[Row]]) -> None:

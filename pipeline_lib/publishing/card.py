@@ -37,7 +37,7 @@ def model_card(config: RegisterConfig, model: Model, contents: RunContents) -> s
         config=config,
         model=model,
         method=contents.training.manifest.stats.get("method", "") if contents.training else "",
-        parameters=contents.training.manifest.stats.get("parameters") if contents.training else None,
+        parameters=model.manifest.stats.get("parameters"),
         verdict=contents.verdict.read() if contents.verdict else None,
         scores=_scores(contents),
         base=next((a.manifest.config for a in ancestors if a.label == "base_model"), None),

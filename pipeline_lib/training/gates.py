@@ -109,10 +109,10 @@ def _check_prompts(out: Output, config: TokenizeConfig, train: dict[str, Any]) -
 
 def _check_learnable(out: Output, config: TokenizeConfig, train: dict[str, Any]) -> None:
     if not train["kept"]:
+        longer = "raise tokenize.max_length, " if "too_long" in train["reasons"] else ""
         raise DataError(
             f"tokenize: no conversation of the train split is left to learn "
-            f"({_told(out, train['reasons'])}); "
-            "raise tokenize.max_length, take another tokenize.objective or add data"
+            f"({_told(out, train['reasons'])}); {longer}take another train.objective or other data"
         )
     without = _among(train["reasons"], UNLEARNABLE)
     share = sum(without.values()) / train["read"]

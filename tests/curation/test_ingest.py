@@ -294,6 +294,14 @@ def test_a_path_without_data_is_an_error_that_names_it(run: Any, tmp_path: Path,
         run({"path": str(tmp_path / path)})
 
 
+def test_a_format_that_no_row_has_is_an_error_that_names_both(run: Any, write: Any) -> None:
+    path = write("talks.jsonl", *[{"instruction": "a", "output": "b"}] * 3)
+    with pytest.raises(
+        DataError, match=r"talks\.jsonl: none of its first 3 rows is sharegpt; leave format out"
+    ):
+        run({"path": str(path), "format": "sharegpt"})
+
+
 def test_a_mapped_column_that_is_not_there_is_named_with_the_likely_one(run: Any, write: Any) -> None:
     with pytest.raises(DataError, match="did you mean 'reply'"):
         run(

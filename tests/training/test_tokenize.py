@@ -14,6 +14,7 @@ from pipeline_lib.core.errors import ConfigError, DataError
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
 from pipeline_lib.core.store import Store
+from pipeline_lib.curation.fates import trace, unlearnt
 from pipeline_lib.kinds import Dataset, Model, Tokens
 from pipeline_lib.settings import settings
 from pipeline_lib.training.token_shards import load_tokenizer
@@ -175,6 +176,17 @@ def test_what_no_chat_can_teach_is_dropped_with_the_reason(tmp_path: Path) -> No
     assert "no system here" in gone["refused"][1]
     assert "at most 128" in gone["long"][1]
     assert [row["id"] for row in table(tokens)] == [*(f"r{i}" for i in range(5)), "wanted"]
+
+
+def test_a_conversation_is_followed_to_its_tokens_or_to_why_it_has_none(tmp_path: Path) -> None:
+    tokens = run(tmp_path, MIXED, TokenizeConfig(max_length=128, max_unlearnable=0.5), template=REFUSING)
+    source = tokens.manifest.inputs["dataset"]
+    dataset = Dataset(tmp_path / source.address, source.digest)
+    followed = {name: trace({"split": dataset, "tokenize": tokens}, name)[1] for name in ("r0", "long")}
+    assert [fate.part for fate in followed["r0"]] == ["train", "train"]
+    assert [(fate.part, fate.reason) for fate in followed["long"]] == [("train", ""), ("dropped", "too_long")]
+    assert {row["id"] for row in unlearnt(tokens, 99)} == set(dropped(tokens))
+    assert len(unlearnt(tokens, 2)) == 2
 
 
 def test_a_conversation_cut_to_its_length_learns_what_is_left_of_it(tmp_path: Path) -> None:
