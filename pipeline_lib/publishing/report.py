@@ -69,6 +69,7 @@ def report(
         "ratings": ratings_of(ratings),
         "mask_audit": mask_audit(tokens),
         "count": scores["count"],
+        "answered": scores["answered"],
         "signatures": scores.get("signatures", {}),
         "funnel": funnel(counts(curation, tokens)),
         "training": training_facts(training),

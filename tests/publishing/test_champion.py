@@ -67,7 +67,7 @@ def measured(out: Output, config: GateConfig, model: Model) -> None:
     ]
     table = pa.Table.from_pylist(rows, tables.ANSWERS)
     tables.write(out.path, table, pa.Table.from_pylist([], tables.EXCLUDED))
-    scores = {"scores": tables.scores(table), "slices": {}, "count": 40}
+    scores = {"scores": tables.scores(table), "slices": {}, "count": 40, "answered": 40}
     (out.path / "scores.json").write_text(json.dumps(scores))
 
 
