@@ -47,3 +47,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+
+
+def first_line(error: Exception) -> str:
+    """Return what a library's error says, in one line; its name where it says nothing."""
+    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__

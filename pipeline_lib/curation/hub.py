@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.core.errors import DataError, ServiceError
+from pipeline_lib.core.errors import DataError, ServiceError, first_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -38,7 +38,7 @@ def download(address: str, revision: str | None) -> Path:
     try:
         root = Path(snapshot_download(repository, repo_type="dataset", revision=sha, allow_patterns=patterns))
     except Exception as error:  # the HTTP library below the hub's, and so its errors, differ by version
-        why = f"{address}@{sha}: cannot be fetched ({_first_line(error)})"
+        why = f"{address}@{sha}: cannot be fetched ({first_line(error)})"
         raise ServiceError(f"{why}; check the name, the network and HF_TOKEN") from error
     if folder and not (root / folder).is_dir():
         raise DataError(f"{address}@{sha}: has no folder {folder!r}; check the address")
@@ -70,11 +70,7 @@ def _asked(repository: str, revision: str) -> str:
         sha: Any = HfApi().dataset_info(repository, revision=revision, timeout=20).sha
     except Exception as error:  # as above
         raise ServiceError(
-            f"{repository}@{revision}: its commit cannot be found ({_first_line(error)}); "
+            f"{repository}@{revision}: its commit cannot be found ({first_line(error)}); "
             "check the name and the network, or pin revision to a commit"
         ) from error
     return str(sha)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__

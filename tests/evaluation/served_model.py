@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +30,17 @@ def serving(models: Mapping[str, Path | str]) -> Iterator[Served]:
     state, lock = Served(), threading.Lock()
     loaded = {name: one if isinstance(one, str) else _loaded(one) for name, one in models.items()}
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
+    class Handler(loopback.JsonHandler):
+        def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
                 state.asked.append(body)
                 state.keys.add(self.headers["Authorization"])
             if self.path != "/v1/completions" or body["model"] not in loaded:
-                self._send(404, {"message": f"The model `{body['model']}` does not exist."})
+                self.send(404, {"message": f"The model `{body['model']}` does not exist."})
                 return
             with lock, torch.inference_mode():
-                self._send(200, _completion(loaded[body["model"]], body))
-
-        def _send(self, status: int, value: Any) -> None:
-            content = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+                self.send(200, _completion(loaded[body["model"]], body))
 
     with loopback.serving(Handler) as address:
         state.url = f"{address}/v1"

@@ -6,7 +6,6 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -35,45 +34,32 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on this machine that takes every file with the commit, as hubs do with small ones."""
     state = Hub()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
+    class Handler(loopback.JsonHandler):
+        def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
             body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
             state.tokens.add(self.headers["Authorization"])
             if state.refuses:
-                self._send(403, {"error": "Forbidden: this token may only read"})
+                self.send(403, {"error": "Forbidden: this token may only read"})
             elif self.path == "/api/repos/create":
                 state.made.append(json.loads(body))
-                self._send(200, {"url": f"http://{self.headers['Host']}/team/words"})
+                self.send(200, {"url": f"http://{self.headers['Host']}/team/words"})
             elif self.path == "/api/validate-yaml":
-                self._send(200, {"errors": [], "warnings": []})
+                self.send(200, {"errors": [], "warnings": []})
             elif self.path == "/api/models/team/words/preupload/main":
                 asked = json.loads(body)["files"]
                 regular = [
                     {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in asked
                 ]
-                self._send(200, {"files": regular})
+                self.send(200, {"files": regular})
             elif self.path == "/api/models/team/words/commit/main":
                 for line in map(json.loads, body.splitlines()):
                     if line["key"] == "file":
                         value = line["value"]
                         state.files[value["path"]] = base64.b64decode(value["content"])
                 address = f"http://{self.headers['Host']}/team/words/commit/{COMMIT}"
-                self._send(200, {"success": True, "commitOid": COMMIT, "commitUrl": address})
+                self.send(200, {"success": True, "commitOid": COMMIT, "commitUrl": address})
             else:
-                self._send(404, {"error": f"no {self.path}"})
-
-        def _send(self, status: int, value: Any) -> None:
-            content = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+                self.send(404, {"error": f"no {self.path}"})
 
     with loopback.serving(Handler) as address:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)

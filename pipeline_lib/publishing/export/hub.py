@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline_lib.core.errors import ConfigError, ServiceError
+from pipeline_lib.core.errors import ConfigError, ServiceError, first_line
 
 
 def check_push(repository: str) -> None:
@@ -16,7 +16,7 @@ def check_push(repository: str) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise ConfigError(f"--push {repository}: {_first_line(error)}") from error
+        raise ConfigError(f"--push {repository}: {first_line(error)}") from error
     if get_token() is None:
         raise ConfigError(
             f"--push {repository}: there is no token; set HF_TOKEN, or log in by `hf auth login`"
@@ -43,10 +43,6 @@ def push(directory: Path, repository: str, card: Path | None = None, *, public: 
         return str(hub.create_commit(repository, adds, commit_message=message).commit_url)
     except Exception as error:  # the hub's errors, httpx's and those of the transfer have no common ancestor
         raise ServiceError(
-            f"{repository}: the hub did not take it ({_first_line(error)}); "
+            f"{repository}: the hub did not take it ({first_line(error)}); "
             f"{directory} is whole: `hf upload {repository} {directory}`, or export again with --force"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
