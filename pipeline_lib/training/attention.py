@@ -45,20 +45,20 @@ def _refused(wanted: str, why: str, instead: str) -> ConfigError:
     return ConfigError(f"train.attn_implementation {wanted} {why}; or take {instead}")
 
 
-def chosen(spec: dict[str, Any]) -> str:
-    """Return the kernel that the spec's training runs with."""
+def chosen(spec: dict[str, Any]) -> str | None:
+    """Return the kernel that the spec's training runs with; None for SDPA where the architecture has it."""
     config = spec["config"]
     wanted: str = config["attn_implementation"]
     if wanted != "auto":
         return wanted
     if spec["device"] == "cpu":
-        return BY_SEQUENCE if _goes_by_sequence(config, Path(spec["base"])) else "sdpa"
+        return BY_SEQUENCE if _goes_by_sequence(config, Path(spec["base"])) else None
     varlen = config["batching"] == "packed" and config["precision"] != "fp32"
     there = importlib.util.find_spec(PACKAGES["flash_attention_2"]) is not None
-    return "flash_attention_2" if varlen and there else "sdpa"
+    return "flash_attention_2" if varlen and there else None
 
 
-def takes_flat_rows(kernel: str) -> bool:
+def takes_flat_rows(kernel: str | None) -> bool:
     """Return whether the kernel keeps packed sequences apart only where they stand in a single row."""
     return kernel == BY_SEQUENCE or kernel in PACKAGES
 

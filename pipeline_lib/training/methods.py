@@ -26,8 +26,8 @@ class LoraConfig(StageConfig):
     alpha: int = Field(default=32, ge=1, description="Scale of the update; twice the rank is customary.")
     dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout on the adapters' inputs.")
     target_modules: Modules = Field(
-        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        description="Names of the linear layers that get an adapter, or `all-linear`.",
+        default="all-linear",
+        description="Names of the linear layers that get an adapter; `all-linear` is all but the last.",
     )
     modules_to_save: tuple[str, ...] = Field(
         default=(), description="Modules trained in full beside the adapters and saved with them."

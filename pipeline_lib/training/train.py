@@ -189,7 +189,7 @@ def _digest(directory: Path) -> str:
     return file_digests().of_all(files, directory)
 
 
-@stage(produces=Trained, version=4, outside=outside)
+@stage(produces=Trained, version=5, outside=outside)
 def train(out: Output, config: TrainConfig, tokens: Tokens, base: Model) -> None:
     """An adapter for the base model, or the model with every weight trained (full)."""
     from pipeline_lib.launch import device

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.core.errors import ConfigError, first_line
 from pipeline_lib.kinds import brings_code
 from pipeline_lib.training.loading import adapter_of, check_targets, load_base
 from pipeline_lib.training.order import InOrder, KnowsLengths, LooksAside
@@ -54,7 +54,16 @@ def trainer_of(
         "peft_config": adapter,
         "callbacks": [*callbacks, *_early_stopping(config)],
     }
-    trainer: Trainer = build(spec, common, arguments(spec, has_validation=len(parts["validation"]) > 0))
+    told = arguments(spec, has_validation=len(parts["validation"]) > 0)
+    try:
+        trainer: Trainer = build(spec, common, told)
+    except ValueError as error:
+        if adapter is None:
+            raise
+        raise ConfigError(
+            f"train.{_block(config)}: this adapter does not go on this model ({first_line(error)}); take "
+            "other target_modules, dropout 0 for those that are experts of a mixture, or another method"
+        ) from error
     _loraplus(config, trainer)
     return trainer
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import StageError
-from pipeline_lib.kinds import HISTORY
+from pipeline_lib.kinds import HISTORY, brings_code
 from pipeline_lib.launch import child_main
 from pipeline_lib.training.packing import IGNORED
 
@@ -30,7 +30,7 @@ CHECKPOINTS = "checkpoints"
 
 def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     """Train as the spec says and leave weights, tokenizer, history and statistics behind."""
-    from pipeline_lib.training.first_step import EveryWeightLearns, LongestBatchFirst
+    from pipeline_lib.training.first_step import EveryWeightLearns, LongestBatchFirst, NeighboursUnseen
     from pipeline_lib.training.journal import Journal, claim_checkpoints, last_whole_checkpoint
     from pipeline_lib.training.token_shards import load_tokenizer
     from pipeline_lib.training.trainers import trainer_of
@@ -56,8 +56,12 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     if spec["config"]["objective"] not in ("grpo", "rloo"):
         # How long a sampled answer gets is not known before.
         trainer.add_callback(LongestBatchFirst(trainer))
+    neighbours = NeighboursUnseen(trainer)
+    if spec["config"]["objective"] == "sft" and not brings_code(spec["base"]):
+        trainer.add_callback(neighbours)
     tokens = sum(parts["train"]["length"])
-    journal = Journal(work_dir / HISTORY, tell, tokens, _yardstick(spec, trainer), writes=main)
+    yardstick, logging_steps = _yardstick(spec, trainer), spec["config"]["logging_steps"]
+    journal = Journal(work_dir / HISTORY, tell, tokens, yardstick, steps=logging_steps, writes=main)
     trainer.add_callback(journal)
     if main:
         _keep_initial(spec, trainer, work_dir / INITIAL)
@@ -76,6 +80,7 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     if main:
         stats = _stats(spec, trainer, journal, result.training_loss, time.perf_counter() - started)
         stats["sources"] = dict(sorted(sources.items()))
+        stats["neighbour_influence"] = neighbours.influence
         (work_dir / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
 
 
@@ -179,13 +184,19 @@ def _save(spec: dict[str, Any], trainer: Any, tokenizer: Any, out: Path) -> None
     # A pickle and a card full of paths: neither belongs into an artifact.
     for name in ("training_args.bin", "README.md"):
         (out / name).unlink(missing_ok=True)
-    _forget_paths(out / "adapter_config.json")
+    _settle(out / "adapter_config.json")
 
 
-def _forget_paths(config: Path) -> None:
-    """Take the paths of base model and tokenizer out of the adapter's config; digests are in the manifest."""
+def _settle(config: Path) -> None:
+    """Make an adapter's config the same in every run: in order, and without paths (the manifest has digests).
+
+    PEFT writes sets as they come out of the process's hashes.
+    """
     if config.exists():
         values = json.loads(config.read_text(encoding="utf-8"))
+        for name in ("target_modules", "modules_to_save", "exclude_modules"):
+            if isinstance(values.get(name), list):
+                values[name].sort()
         values["base_model_name_or_path"] = None
         if values.get("tokenizer_name_or_path"):
             # The prompt that began as a text is saved as it was learnt: the text is not read again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline_lib.core.errors import ConfigError, DataError
-from pipeline_lib.training.train import TrainConfig
+from pipeline_lib.training.train import LoraConfig, TrainConfig
 from pipeline_lib.training.trainers import batch
 from tests.training.tiny_training import (
     LIBRARIES_WARN,
@@ -63,7 +64,10 @@ def test_an_adapter_learns_and_answers_the_same_once_merged(name: str, where: Pl
     merged, stats = merge_here(where, run)
     assert stats["merged_max_difference"] < 1e-3
     assert_answers_alike(where.base, run.out, merged)
-    assert str(where.root) not in (run.out / "adapter_config.json").read_text()
+    written = (run.out / "adapter_config.json").read_text()
+    assert str(where.root) not in written
+    # PEFT holds them in a set, whose order is another in every process.
+    assert (targets := json.loads(written).get("target_modules")) == (targets and sorted(targets))
 
 
 def assert_answers_alike(base: Path, adapter: Path, merged: Path) -> None:
@@ -144,6 +148,20 @@ def test_an_adapter_that_does_not_fit_is_told_before_weights_are_loaded(
     monkeypatch.setattr(trainers, "load_base", lambda *_, **__: pytest.fail("weights were loaded"))
     with pytest.raises((ConfigError, DataError), match=told):
         train_here(where, request.node.callspec.id, **values)
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning")
+def test_a_mixture_of_experts_takes_adapters_without_dropout_and_is_told_so(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, MixtralConfig
+
+    where = place(tmp_path)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = MixtralConfig(**shape, num_key_value_heads=1, num_local_experts=2, vocab_size=2000)
+    AutoModelForCausalLM.from_config(config).save_pretrained(where.base)
+    with pytest.raises(ConfigError, match=r"train\.lora: this adapter does not go on .* dropout 0 for those"):
+        train_here(where, "refused", lora=LoraConfig(rank=4, alpha=8))
+    run = train_here(where, "taken", lora=LoraConfig(rank=4, alpha=8, dropout=0.0), epochs=1)
+    assert merge_here(where, run)[1]["merged_max_difference"] < 1e-3
 
 
 def test_a_smaller_forward_pass_gives_the_same_loss_curve(where: Place, whole: Run) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.flat_rows import BY_ATTENTION_ALONE, BY_SEQUENCE, register
 from pipeline_lib.training.attention import takes_flat_rows
 from pipeline_lib.training.packing import IGNORED, PackedCollator, pack, packed, packed_collator
@@ -129,6 +130,40 @@ def test_a_packed_training_has_the_loss_of_an_unpacked_one(tmp_path: Path) -> No
     assert two.stats["tokens"] == one.stats["tokens"]
     assert two.stats["eval_loss"] == pytest.approx(one.stats["eval_loss"], abs=1e-5)
     assert 0 < two.stats["model_flop_utilisation"] < 1
+
+
+@tiny.LIBRARIES_WARN
+@pytest.mark.parametrize("batching", ["packed", "group_by_length"])
+def test_a_training_says_how_far_neighbours_in_a_row_were_seen(tmp_path: Path, batching: str) -> None:
+    done = tiny.train_here(tiny.place(tmp_path), "done", batching=batching, epochs=1)
+    assert done.stats["neighbour_influence"] < 1e-4
+
+
+READS_ON: dict[str, dict[str, Any]] = {
+    "mamba": {"state_size": 4},
+    "bloom": {"n_layer": 2, "n_head": 2},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "gpt_oss": {"head_dim": 16, "num_local_experts": 2, "num_experts_per_tok": 1},
+}
+"""A state; positions counted by an attention mask; a convolution; positions not passed on."""
+
+
+@tiny.LIBRARIES_WARN
+@pytest.mark.parametrize("kind", READS_ON)
+def test_a_model_that_reads_on_to_the_next_sequence_of_a_row_is_not_trained(
+    tmp_path: Path, kind: str
+) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    where = tiny.place(tmp_path)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    heads = {"num_key_value_heads": 1, "vocab_size": 2000, "pad_token_id": 0, "initializer_range": 0.2}
+    config = AutoConfig.for_model(kind, **{**shape, **heads, **READS_ON[kind]})
+    AutoModelForCausalLM.from_config(config).save_pretrained(where.base)
+    with pytest.raises(ConfigError, match=f"a {kind} model reads on .* take train.batching=group_by_length"):
+        tiny.train_here(where, "packed", method="full", batching="packed", packed_length=40)
+    done = tiny.train_here(where, "padded", method="full", epochs=1)
+    assert done.stats["neighbour_influence"] is None
 
 
 MODELS: dict[str, dict[str, Any]] = {
