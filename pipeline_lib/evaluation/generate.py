@@ -223,7 +223,8 @@ def _thinned(cache: Any, keep: torch.Tensor) -> Any:
 
     if not isinstance(cache, DynamicCache) or not keep.any():
         return None
-    cache.batch_select_indices(keep.nonzero().squeeze(1))
+    # As beam search does it: only so are the states of linear attention cut too.
+    cache.reorder_cache(keep.nonzero().squeeze(1))
     return cache
 
 

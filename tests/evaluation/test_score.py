@@ -154,6 +154,42 @@ def test_batched_answers_are_those_of_one_prompt_at_a_time(
     assert len(lengths) > 3
 
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 4, "attn_layer_indices": [1]},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "gemma3_text": {
+        "head_dim": 16,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+}
+"""States and convolutions, which a cache has beside keys and values; and a window."""
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_architectures_answer_and_score_in_batches_as_one_by_one(
+    questions: list[Question], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    monkeypatch.setattr(generate, "THIN_FROM", 2)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    rest = {"num_key_value_heads": 1, "vocab_size": 300, "max_position_embeddings": POSITIONS}
+    config = AutoConfig.for_model(kind, **{**shape, **rest, "initializer_range": 0.2, **OTHERS[kind]})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    stops = list(range(0, 300, 5))
+    decoding = Decoding(max_new_tokens=12, temperature=0.0, stop_ids=stops, pad_id=1)
+    some = questions[:10]
+    for answer in (one for batch in generate_answers(model, some, decoding, POSITIONS) for one in batch):
+        question = next(one for one in some if one.row == answer.row)
+        said = plain_answer(model, question.prompt, stops, min(12, POSITIONS - question.prompt_length))
+        assert answer.ids == (said[:-1] if answer.stopped else said)
+    for likely in (one for batch in negative_log_likelihoods(model, some, 1) for one in batch):
+        question = next(one for one in some if one.row == likely.row)
+        assert (likely.nll, likely.tokens) == pytest.approx(plain_likelihood(model, question), rel=1e-5)
+
+
 def test_the_shares_of_several_processes_make_up_the_whole(
     model: Any, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
