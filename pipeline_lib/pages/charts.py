@@ -27,14 +27,14 @@ class Series:
 
 
 def curves(series: Sequence[Series], across: str, up: str) -> Markup:
-    """Return the curves in one pair of axes; empty where no series has a finite point."""
+    """Return the curves over whole numbers, such as steps; empty where no series has a finite point."""
     drawn = [Series(s.name, _thinned([p for p in s.points if math.isfinite(p[1])])) for s in series]
     drawn = [s for s in drawn if s.points]
     if not drawn:
         return Markup()
     xs = [x for s in drawn for x, _ in s.points]
     ys = [y for s in drawn for _, y in s.points]
-    frame = _Frame(ticks(min(xs), max(xs)), ticks(min(ys), max(ys)))
+    frame = _Frame(ticks(min(xs), max(xs), unit=1), ticks(min(ys), max(ys)))
     lines = Markup().join(_line(s, i, frame) for i, s in enumerate(drawn))
     return _svg(frame, lines, [s.name for s in drawn], across, up)
 
@@ -52,7 +52,7 @@ def histogram(groups: Sequence[tuple[str, Sequence[int]]], across: str, up: str)
     width = max(1, math.ceil((top + 1) / BINS))
     bins = top // width + 1
     shares = [_shares(values, width, bins) for _, values in filled]
-    frame = _Frame(ticks(0, bins * width), ticks(0, max(max(s) for s in shares)))
+    frame = _Frame(ticks(0, bins * width, unit=1), ticks(0, max(max(s) for s in shares)))
     bars = Markup().join(_bars(s, i, len(shares), width, frame) for i, s in enumerate(shares))
     return _svg(frame, bars, [name for name, _ in filled], across, up)
 
@@ -64,13 +64,14 @@ def _shares(values: Sequence[int], width: int, bins: int) -> list[float]:
     return [100 * count / len(values) for count in counts]
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return about ``count`` round numbers that enclose ``low`` and ``high``."""
+def ticks(low: float, high: float, count: int = 5, unit: float | None = None) -> list[float]:
+    """Return about ``count`` round numbers that enclose ``low`` and ``high``, each a multiple of ``unit``."""
     if high <= low:
         low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
-    rough = (high - low) / count
+    rough = max((high - low) / count, unit or 0)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    steps = (m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    step = next(step for step in steps if unit is None or step % unit == 0)
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
     return [i * step for i in range(first, last + 1)]

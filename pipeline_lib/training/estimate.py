@@ -22,9 +22,10 @@ without offloading.
 
 Time is a rule and no measurement: FLOP a token (6 a parameter in full training, 4 where the base is frozen,
 2 more for recomputed activations; attention's quadratic part left out) over the data-sheet rate times
-``UTILISATION``.
+``UTILISATION``. Answers that reinforcement learning draws, and what drawing them takes, are not in it.
 
-Neighbours: ``model_shape.py`` (sizes), ``devices.py`` (GPUs), ``recommendation.py`` (which method to take).
+Neighbours: ``setup.py`` (how it is trained), ``model_shape.py`` (sizes), ``devices.py`` (GPUs),
+``recommendation.py`` (which method to take).
 """
 
 from __future__ import annotations
@@ -32,17 +33,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.training.devices import GPUS, Gpu, Placement, place, smallest
-from pipeline_lib.training.model_shape import ALL_LINEAR, ModelShape, shape_of
+from pipeline_lib.training.model_shape import ModelShape, shape_of
+from pipeline_lib.training.setup import Method, Precision, Setup, setup_of
 
 if TYPE_CHECKING:
     from pipeline_lib.training.train import TrainConfig
-
-Method = Literal["full", "lora", "qlora"]
-Precision = Literal["bf16", "fp16", "fp32"]
 
 METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
 GB = 1e9
@@ -85,26 +84,6 @@ CHECKPOINTS_KEPT = 3
 
 MERGED_BYTES = 2
 """Bytes a parameter of the merged model (bf16)."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """How a model is trained, as far as memory and time depend on it."""
-
-    batch_size: int = 1
-    sequence_length: int = 2048
-    precision: Precision = "bf16"
-    activation_checkpointing: bool = True
-    rank: int = 16
-    target_modules: Sequence[str] | str = ALL_LINEAR
-    optimizer: str = "adamw_torch"
-    trained_weights: Literal["fp32", "bf16"] = "fp32"
-    fused_loss: bool = True
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in one forward pass."""
-        return self.batch_size * self.sequence_length
 
 
 @dataclass(frozen=True)
@@ -224,9 +203,10 @@ def trainable_parameters(shape: ModelShape, method: Method, setup: Setup) -> int
 
 
 def base_bytes(shape: ModelShape, method: Method, setup: Setup) -> float:
-    """Return the bytes of the base model's weights, without adapters."""
+    """Return the bytes of the base model's weights, and of a reference's beside them, without adapters."""
     if method == "full":
-        return shape.parameters * _trained_bytes(method, setup)
+        copies = 2 if setup.reference_passes else 1
+        return copies * shape.parameters * _trained_bytes(method, setup)
     width = BYTES[setup.precision]
     if method == "lora":
         return shape.parameters * width
@@ -316,9 +296,10 @@ def _gathered_gb(shape: ModelShape, held: Estimate) -> float:
 
 
 def flop_per_token(shape: ModelShape, method: Method, setup: Setup) -> float:
-    """Return 6 N for full training and 4 N for a frozen base, with 2 N more for recomputed activations."""
+    """Return 6 N for full training and 4 N for a frozen base, with 2 N more for each further forward pass."""
     passes = 6 if method == "full" else 4
-    return float((passes + (2 if setup.activation_checkpointing else 0)) * shape.parameters)
+    further = setup.reference_passes + setup.activation_checkpointing
+    return float((passes + 2 * further) * shape.parameters)
 
 
 def tokens_per_second(needs: Estimate, placement: Placement) -> float:
@@ -343,18 +324,7 @@ def estimate_for(
     """
     shape = base if isinstance(base, ModelShape) else shape_of(base)
     length = tokens_per_conversation or tokenize_max_length
-    tokens = None if conversations is None else round(conversations * length * config.epochs)
-    return estimate(shape, methods, setup_of(config, tokenize_max_length), tokens, gpus)
-
-
-def setup_of(config: TrainConfig, tokenize_max_length: int) -> Setup:
-    """Return the part of the config that memory and time depend on."""
-    return Setup(
-        batch_size=config.batch_size,
-        sequence_length=tokenize_max_length,
-        precision=config.precision,
-        activation_checkpointing=config.activation_checkpointing,
-        rank=config.lora.rank,
-        target_modules=config.lora.target_modules,
-        optimizer=config.optimizer,
-    )
+    setup = setup_of(config, tokenize_max_length)
+    sequences = None if conversations is None else conversations * setup.sequences
+    tokens = None if sequences is None else round(sequences * length * config.epochs)
+    return estimate(shape, methods, setup, tokens, gpus)

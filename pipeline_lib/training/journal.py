@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 WHOLE = "whole"
 CONFIG = "config.json"
+USUAL_STEPS = 10
+"""Steps between two points of the loss curve, where the training is long enough for ``LEAST_POINTS``."""
+LEAST_POINTS = 20
 CURVES = (
     "loss",
     "learning_rate",
@@ -68,10 +71,12 @@ class Journal(TrainerCallback):
         tokens: int,
         yardstick: Yardstick,
         *,
+        steps: int | None = None,
         writes: bool = True,
     ) -> None:
-        """Append to ``path``; ``tokens`` is what one pass over the train split holds."""
+        """Append to ``path`` every ``steps``; ``tokens`` is what one pass over the train split holds."""
         self.path, self.tell, self.tokens, self.yardstick, self.writes = path, tell, tokens, yardstick, writes
+        self.steps = steps
         self.tokens_seen = self.tokens_before = 0
         self.stopping = False
         self.stopped = False
@@ -114,6 +119,7 @@ class Journal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Count from here; a resumed training has seen tokens before."""
+        state.logging_steps = self.steps or max(1, min(USUAL_STEPS, state.max_steps // LEAST_POINTS))
         self.tokens_seen = self.tokens_before = int(self.tokens * (state.epoch or 0.0))
         self._last = (time.perf_counter(), self.tokens_seen)
 
@@ -160,12 +166,13 @@ class Journal(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Where a signal came, save and stop, unless this was the last step anyway.
+        """Where a signal came, save and stop, unless this was the last step anyway, where the curve ends.
 
         Nothing goes on from the last step: what it left is saved as the result, and no checkpoint beside it.
         """
-        if state.global_step >= state.max_steps and not args.load_best_model_at_end:
-            control.should_save = False
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+            control.should_save = control.should_save and args.load_best_model_at_end
         if _any_process(self.stopping) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 

@@ -1,12 +1,14 @@
 """The mask audit as a page: counts of what is learnt, and examples with the learnt tokens coloured.
 
-An answer that is to become less likely (rejected, or labelled false) has a colour of its own; what a prompt
-is answered with in reinforcement learning is not there yet, so only the reference is.
+Of a pair the rejected answer, and an answer labelled false, has a colour of its own; what a prompt is
+answered with in reinforcement learning is not there yet, so only the reference is.
 """
 
 from __future__ import annotations
 
 import html
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,35 +18,71 @@ if TYPE_CHECKING:
 
 EXAMPLES = 8
 MOST_TOKENS = 600
-READ, LEARNT, AVOIDED = "", "learnt", "avoided"
+READ, LEARNT, REJECTED = "", "learnt", "rejected"
 """What becomes of a token; the names are the page's classes."""
-COUNTS = ("read", "kept", "dropped", "truncated", "without_stop", "tokens", "learnt_tokens", "longest")
+COUNTS = (
+    "read",
+    "kept",
+    "dropped",
+    "truncated",
+    "without_stop",
+    "tokens",
+    "learnt_tokens",
+    "rejected_tokens",
+    "longest",
+)
+WORDS = {READ: "read only", LEARNT: "learnt", REJECTED: "rejected"}
+MEANING = {
+    "supervised": "The loss is taken on learnt tokens alone.",
+    "language_modelling": "Every token is learnt, in blocks that documents are cut into end to end.",
+    "preference": "Of each pair the chosen answer becomes likelier and the rejected one less likely; a "
+    "reward model learns to score the one higher than the other.",
+    "feedback": "An answer labelled true is learnt: it becomes likelier. One labelled false is rejected: it "
+    "becomes less likely.",
+    "prompts": "No token here is learnt: the model answers the prompts itself, and learns from what rewards "
+    "say of its answers.",
+}
+"""What the colours say, by the objective of ``tokenize``."""
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; color: #222; }
-body { padding: 0 1rem; }
+body { padding: 0 1rem; } h2 { margin: 2rem 0 .6rem; } h3 { margin: 1.6rem 0 .4rem; }
+h3 + p { margin: 0 0 .6rem; } h4 { margin: .6rem 0 .2rem; font-weight: 500; }
 table { border-collapse: collapse; } td, th { padding: .15rem .8rem; border-bottom: 1px solid #ddd; }
-td { text-align: right; } th { text-align: left; font-weight: 500; }
+th { text-align: left; font-weight: 500; } td, tr:first-child th { text-align: right; }
 .talk { font: 13px/1.9 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 .talk span { background: #eee; color: #555; border-radius: 3px; margin-right: 1px; padding: 1px 2px; }
-.talk .learnt { background: #bfe5c7; color: #0a3d17; } .talk .avoided { background: #f3c1bd; color: #5a120b; }
-.talk .stop { background: #f6c453; color: #3b2a00; }
+.talk .learnt { background: #bfe5c7; color: #0a3d17; }
+.talk .rejected { background: #f3c1bd; color: #5a120b; }
+.talk .stop { box-shadow: inset 0 -3px #e09b00; }
 """
 
 
 def write_page(
-    path: Path, directory: Path, tokenizer: PreTrainedTokenizerBase, stats: dict[str, Any], stops: set[int]
+    path: Path,
+    directory: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    stats: dict[str, Any],
+    stops: set[int],
+    objective: str,
 ) -> None:
     """Write ``path`` from the token shards in ``directory`` and what was counted of each part."""
     rows = _first(directory)
     examples = "".join(_example(row, tokenizer, stops) for row in rows)
     path.write_text(
         "<!doctype html><html lang=en><meta charset=utf-8><title>What is learnt</title>"
-        f"<style>{STYLE}</style><h1>What is learnt</h1>{_table(stats)}"
-        "<p class=talk><span>read only</span> <span class=learnt>learnt</span> "
-        "<span class=avoided>made less likely</span> "
-        f"<span class='learnt stop'>learnt, ends a turn</span></p>{examples}</html>\n",
+        f"<style>{STYLE}</style><h1>What is learnt</h1><p>{MEANING[objective]}</p>{_table(stats)}"
+        f"<h2>The first of the train split, token by token</h2>{_legend(objective)}{examples}</html>\n",
         encoding="utf-8",
     )
+
+
+def _legend(objective: str) -> str:
+    kinds = {"prompts": (), "preference": (LEARNT, REJECTED), "feedback": (LEARNT, REJECTED)}
+    coloured = kinds.get(objective, (LEARNT,))
+    keys = [f"<span class='{kind}'>{WORDS[kind]}</span>" for kind in (READ, *coloured)]
+    if coloured:
+        keys.append(f"<span class='{LEARNT} stop'>ends a turn</span>")
+    return f"<p class=talk>{' '.join(keys)}</p>"
 
 
 def _first(directory: Path) -> list[dict[str, Any]]:
@@ -59,7 +97,8 @@ def _first(directory: Path) -> list[dict[str, Any]]:
 def _table(stats: dict[str, Any]) -> str:
     parts = list(stats)
     head = "".join(f"<th>{html.escape(part)}</th>" for part in parts)
-    lines = [(name.replace("_", " "), [stats[part][name] for part in parts]) for name in COUNTS]
+    counted = [name for name in COUNTS if name in stats[parts[0]]]
+    lines = [(name.replace("_", " "), [stats[part][name] for part in parts]) for name in counted]
     reasons = sorted({reason for part in parts for reason in stats[part]["reasons"]})
     lines += [
         (f"dropped: {reason}", [stats[part]["reasons"].get(reason, 0) for part in parts])
@@ -73,29 +112,41 @@ def _table(stats: dict[str, Any]) -> str:
 
 
 def _example(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, stops: set[int]) -> str:
-    kinds = [kind for _, kind in _marked(row)]
-    learnt = f"{len(kinds) - kinds.count(READ):,} of {len(kinds):,} tokens are learnt"
-    spans = "".join(_token(tokenizer, token, kind, stops) for token, kind in _marked(row)[:MOST_TOKENS])
-    hidden = max(len(kinds) - MOST_TOKENS, 0)
-    rest = f" … and {hidden:,} more tokens" if hidden else ""
+    parts = list(_parts(row))
+    kinds = Counter(kind for _, marked in parts for _, kind in marked)
+    counts = ", ".join(f"{kinds[kind]:,} {word}" for kind, word in WORDS.items() if kinds[kind])
+    shown = "".join(_part(name, marked, tokenizer, stops) for name, marked in parts)
     reference = f"<p>reference: {html.escape(row['answer'])}</p>" if row.get("answer") else ""
-    return f"<h3>{html.escape(row['id'])}: {learnt}</h3><div class=talk>{spans}{rest}</div>{reference}"
+    return f"<h3>{html.escape(row['id'])}</h3><p>tokens: {counts}</p>{shown}{reference}"
 
 
-def _marked(row: dict[str, Any]) -> list[tuple[int, str]]:
-    """Return the tokens of a row, prompt before answers, each with what becomes of it."""
+def _parts(row: dict[str, Any]) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """Yield the parts of a row by name, prompt before answers: tokens, each with what becomes of it."""
     if "learn" in row:
-        return [
-            (token, LEARNT if learn else READ)
-            for token, learn in zip(row["input_ids"], row["learn"], strict=True)
-        ]
-    answers = {
-        "chosen_ids": LEARNT,
-        "rejected_ids": AVOIDED,
-        "completion_ids": LEARNT if row.get("label") else AVOIDED,
-    }
-    marked = [(token, READ) for token in row["prompt_ids"]]
-    return marked + [(token, kind) for name, kind in answers.items() for token in row.get(name, ())]
+        pairs = zip(row["input_ids"], row["learn"], strict=True)
+        yield "", [(token, LEARNT if learn else READ) for token, learn in pairs]
+        return
+    yield "prompt", [(token, READ) for token in row["prompt_ids"]]
+    for name, (ids, kind) in _answers(row).items():
+        yield name, [(token, kind) for token in ids]
+
+
+def _answers(row: Mapping[str, Any]) -> dict[str, tuple[list[int], str]]:
+    if "chosen_ids" in row:
+        return {"chosen": (row["chosen_ids"], LEARNT), "rejected": (row["rejected_ids"], REJECTED)}
+    if "completion_ids" in row:
+        kind = LEARNT if row["label"] else REJECTED
+        return {f"answer, labelled {str(row['label']).lower()}": (row["completion_ids"], kind)}
+    return {}
+
+
+def _part(
+    name: str, marked: list[tuple[int, str]], tokenizer: PreTrainedTokenizerBase, stops: set[int]
+) -> str:
+    spans = "".join(_token(tokenizer, token, kind, stops) for token, kind in marked[:MOST_TOKENS])
+    hidden = max(len(marked) - MOST_TOKENS, 0)
+    rest = f" … and {hidden:,} more tokens" if hidden else ""
+    return f"{f'<h4>{name}</h4>' if name else ''}<div class=talk>{spans}{rest}</div>"
 
 
 def _token(tokenizer: PreTrainedTokenizerBase, token: int, kind: str, stops: set[int]) -> str:

@@ -35,7 +35,8 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
         **({"num_labels": 1} if scores else {}),
     )
     stats: dict[str, Any] = {"parameters": model.num_parameters(), "dtype": spec["dtype"]}
-    probe = torch.arange(PROBE_TOKENS).remainder(model.config.vocab_size).unsqueeze(0)
+    vocabulary = model.config.get_text_config().vocab_size
+    probe = torch.arange(PROBE_TOKENS).remainder(vocabulary).unsqueeze(0)
     if spec["adapter"]:
         wrapped = _with_adapters(model, spec)
         apart = _outputs(wrapped, probe)

@@ -6,6 +6,9 @@ that ends a turn. Both answers of a pair follow the same prompt.
     preference   prompt_ids, chosen_ids, rejected_ids    from conversations with chosen and rejected
     feedback     prompt_ids, completion_ids, label       from labelled conversations; a pair gives one of each
     prompts      prompt_ids, prompt (text), answer       the last answer is the reference that rewards see
+
+A chosen answer, or one labelled true, is learnt; a rejected one, or one labelled false, is made less likely
+(of a reward model: scored higher and lower). Their tokens are counted apart.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ SCHEMAS = {
     "prompts": pa.schema([*NAMES, ("prompt_ids", IDS), ("prompt", pa.string()), ("answer", pa.string())]),
 }
 ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
+COUNTED = {"preference": ("rejected_tokens",), "feedback": ("rejected_tokens",), "prompts": ()}
+"""What is counted beside what every objective counts."""
 Row = dict[str, Any]
 
 
@@ -51,11 +56,12 @@ def write_part(
     """
     chat.set_template(tokenizer, config.template)
     stops = set(chat.stop_ids(tokenizer))
-    with TokenWriter(out.path, part, SCHEMAS[config.objective]) as writer:
+    objective = config.objective
+    with TokenWriter(out.path, part, SCHEMAS[objective], COUNTED[objective]) as writer:
         for batch in records.tracked(out, dataset, f"{part} conversations", part, ROWS_AT_ONCE):
             for row in batch.to_pylist():
                 try:
-                    whole = list(_items(tokenizer, row, config.objective))
+                    whole = list(_items(tokenizer, row, objective))
                     fitting = [_fitting(item, config) for item in whole]
                 except _UnfitError as unfit:
                     writer.drop(row["id"], *unfit.args)
@@ -68,17 +74,26 @@ def write_part(
 
 def _add(writer: TokenWriter, item: Row, stops: set[int], *, truncated: bool) -> None:
     """Append an item, each of its answers a sequence with the prompt before it."""
-    answers = [item[name] for name in ANSWERS if name in item]
-    learnt, prompt, sequences = sum(map(len, answers)), len(item["prompt_ids"]), max(len(answers), 1)
+    answers = {name: item[name] for name in ANSWERS if name in item}
+    learnt = [ids for name, ids in answers.items() if _is_learnt(name, item)]
+    lengths, prompt = [len(ids) for ids in answers.values()], len(item["prompt_ids"])
+    taught, sequences = sum(map(len, learnt)), max(len(answers), 1)
+    rejected = {"rejected_tokens": sum(lengths) - taught} if answers else {}
     writer.add(
         item,
-        longest=prompt + max(map(len, answers), default=0),
+        longest=prompt + max(lengths, default=0),
         sequences=sequences,
-        tokens=learnt + prompt * sequences,
-        learnt_tokens=learnt,
-        without_stop=any(not stops.intersection(ids) for ids in answers),
+        tokens=sum(lengths) + prompt * sequences,
+        learnt_tokens=taught,
+        without_stop=any(not stops.intersection(ids) for ids in learnt),
         truncated=truncated,
+        **rejected,
     )
+
+
+def _is_learnt(name: str, row: Row) -> bool:
+    """Return whether a row's answer of this name is to become likelier, and not less likely."""
+    return name == "chosen_ids" or (name == "completion_ids" and bool(row["label"]))
 
 
 def _items(tokenizer: PreTrainedTokenizerBase, row: Row, objective: str) -> Iterator[Row]:

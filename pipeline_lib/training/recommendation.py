@@ -13,8 +13,9 @@ from typing import Literal
 
 from pipeline_lib.sample_sizes import GOOD, START, Strength, Task, conversations_needed, size_warning
 from pipeline_lib.training.devices import HEADROOM
-from pipeline_lib.training.estimate import Method, Setup, estimate
+from pipeline_lib.training.estimate import estimate
 from pipeline_lib.training.model_shape import ModelShape
+from pipeline_lib.training.setup import Method, Setup
 
 Goal = Literal["instructions", "domain"]
 

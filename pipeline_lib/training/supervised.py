@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.flat_rows import BY_SEQUENCE
 from pipeline_lib.training.attention import chosen, takes_flat_rows
+from pipeline_lib.training.looks import WeighsBatches, tokens_in
 from pipeline_lib.training.order import InOrder, KnowsLengths
 from pipeline_lib.training.packing import IGNORED, packed_collator
 
@@ -67,39 +68,6 @@ class OfLearntTokens:
         self._metrics[mode]["mean_token_accuracy"].append(hits / max(all_of_them, 1))
 
 
-class WeighsTokens:
-    """A trainer whose ``eval_loss`` is the mean over the validation split's learnt tokens.
-
-    Transformers takes the mean of the batches' means, in which a token of a short answer weighs more. Under
-    several processes the sequences count twice that accelerate repeats to give each process as many.
-    """
-
-    accelerator: Any
-    _looked: torch.Tensor
-    """Summed loss and tokens since the look began."""
-
-    def prediction_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
-        """Return TRL's loss of the batch, a mean over its learnt tokens, and keep its sum."""
-        import torch
-
-        found = super().prediction_step(model, inputs, *given, **named)  # type: ignore[misc]
-        tokens = (inputs["labels"][:, 1:] != IGNORED).sum().to(found[0].device)
-        self._looked += torch.stack([found[0].double() * tokens, tokens])
-        return found
-
-    def evaluation_loop(self, *given: Any, metric_key_prefix: str = "eval", **named: Any) -> Any:
-        """Return the figures of the split."""
-        import torch
-
-        self._looked = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        found = super().evaluation_loop(  # type: ignore[misc]
-            *given, metric_key_prefix=metric_key_prefix, **named
-        )
-        loss, tokens = self.accelerator.reduce(self._looked, "sum").tolist()
-        found.metrics[f"{metric_key_prefix}_loss"] = loss / max(tokens, 1)
-        return found
-
-
 def sft(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> Trainer:
     """Return TRL's trainer over tokens that are ready, laid in a row where the attention kernel takes one."""
     from trl.trainer.sft_config import SFTConfig
@@ -113,8 +81,8 @@ def sft(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> T
         pad = common["processing_class"].pad_token_id
         common = {**common, "data_collator": packed_collator(pad, flat=takes_flat_rows(kernel))}
 
-    class Padded(WeighsTokens, InOrder, KnowsLengths, SFTTrainer):  # type: ignore[misc]
-        pass
+    class Padded(WeighsBatches, InOrder, KnowsLengths, SFTTrainer):  # type: ignore[misc]
+        counted = staticmethod(tokens_in)
 
     class InARow(OfLearntTokens, Padded):  # type: ignore[misc]
         pass

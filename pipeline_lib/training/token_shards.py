@@ -34,8 +34,10 @@ ROWS_AT_ONCE = 1_024
 class TokenWriter:
     """Writes one part's token shards and counts what is learnt."""
 
-    def __init__(self, directory: Path, part: str, schema: pa.Schema = SCHEMA) -> None:
-        """Write ``<part>-*.parquet`` and ``dropped-<part>.parquet`` into ``directory``."""
+    def __init__(
+        self, directory: Path, part: str, schema: pa.Schema = SCHEMA, further: tuple[str, ...] = ()
+    ) -> None:
+        """Write ``<part>-*.parquet`` and ``dropped-<part>.parquet``; ``further`` are counts of its own."""
         self.directory, self.part, self.schema = directory, part, schema
         self._rows: list[dict[str, Any]] = []
         self._dropped: list[dict[str, str]] = []
@@ -45,6 +47,7 @@ class TokenWriter:
             "sequences": 0,
             "tokens": 0,
             "learnt_tokens": 0,
+            **dict.fromkeys(further, 0),
             "without_stop": 0,
             "truncated": 0,
             "longest": 0,

@@ -74,7 +74,7 @@ class TokenizeConfig(StageConfig):
     )
 
 
-@stage(produces=Tokens, version=5)
+@stage(produces=Tokens, version=6)
 def tokenize(out: Output, config: TokenizeConfig, dataset: Dataset, base: Model) -> None:
     """Every conversation of train and validation as tokens with a loss mask, or dropped with the reason."""
     from pipeline_lib.chat import stop_ids
@@ -99,7 +99,8 @@ def tokenize(out: Output, config: TokenizeConfig, dataset: Dataset, base: Model)
     longest = max(out.stats[part]["longest"] for part in PARTS)
     check_positions(base.path, longest, "tokenize", "lower tokenize.max_length or take another base model")
     counted = {part: out.stats[part] for part in PARTS}
-    write_page(out.path / "audit.html", out.path, tokenizer, counted, set(stop_ids(tokenizer)))
+    page = out.path / "audit.html"
+    write_page(page, out.path, tokenizer, counted, set(stop_ids(tokenizer)), config.objective)
     tokenizer.save_pretrained(out.path / "tokenizer")
 
 

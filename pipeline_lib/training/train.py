@@ -115,7 +115,12 @@ class TrainConfig(Methods, Objectives):
     activation_offloading: bool = Field(
         default=False, description="Keep activations in the host's memory until the backward pass; GPU only."
     )
-    logging_steps: int = Field(default=10, ge=1, description="Steps between two points of the loss curve.")
+    logging_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Steps between two points of the loss curve; none takes ten, or fewer so that a short "
+        "training has twenty points.",
+    )
     eval_steps: int | None = Field(
         default=None,
         ge=1,
@@ -156,9 +161,10 @@ class TrainConfig(Methods, Objectives):
             raise ValueError(
                 "batching packed is for the objective sft, and not for methods with virtual tokens"
             )
-        if self.mix.ewc_strength is not None and (self.method != "full" or self.objective != "sft"):
+        plain = self.method == "full" and self.objective == "sft" and self.parallel == "ddp"
+        if self.mix.ewc_strength is not None and not plain:
             raise ValueError(
-                "mix.ewc_strength is for method full and objective sft: it holds the base's weights"
+                "mix.ewc_strength is for method full, objective sft, parallel ddp: it holds whole weights"
             )
         if self.objective != "sft" and self.method in VIRTUAL_TOKENS:
             raise ValueError(f"method {self.method} is for the objective sft; take lora for {self.objective}")
@@ -227,9 +233,14 @@ def _run(spec: dict[str, Any], out: Output) -> None:
             run_child("pipeline_lib.training.worker", {**spec, "halvings": halvings}, out.work, "train")
             return
         except DeviceMemoryError as error:
-            if not spec["config"]["batch_size"] >> (halvings + 1):
+            if spec["config"]["batch_size"] >> (halvings + 1) < _least(spec["config"]):
                 raise
             progress.mention(f"train: {error}; going on with half as many sequences in a forward pass")
+
+
+def _least(config: dict[str, Any]) -> int:
+    """Return the fewest sequences of a forward pass: KTO's divergence is that of several answers."""
+    return 2 if config["objective"] == "kto" and config["kto"]["loss"] == "kto" else 1
 
 
 def _check_tokens(config: TrainConfig, tokens: Tokens) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_lib.core.errors import ConfigError, first_line
 from pipeline_lib.kinds import brings_code
 from pipeline_lib.training.loading import adapter_of, check_targets, load_base
+from pipeline_lib.training.looks import WeighsBatches, answers_in, pairs_in
 from pipeline_lib.training.order import InOrder, KnowsLengths, LooksAside
 from pipeline_lib.training.reinforcement import reinforced
 from pipeline_lib.training.supervised import own, sft
@@ -64,8 +65,20 @@ def trainer_of(
             f"train.{_block(config)}: this adapter does not go on this model ({first_line(error)}); take "
             "other target_modules, dropout 0 for those that are experts of a mixture, or another method"
         ) from error
+    if config["method"] == "qlora":
+        _keep_mantissa(trainer.model)
     _loraplus(config, trainer)
     return trainer
+
+
+def _keep_mantissa(model: Any) -> None:
+    """Put adapters over a 4-bit base back into fp32: TRL trains them in bf16, which loses small updates.
+
+    It does so under every precision; with fp16 the gradients could not even be scaled.
+    """
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
 
 
 def _block(config: dict[str, Any]) -> str:
@@ -151,7 +164,6 @@ def arguments(spec: dict[str, Any], *, has_validation: bool) -> dict[str, Any]:
         "fp16": config["precision"] == "fp16",
         "use_cpu": spec["device"] == "cpu",
         "activation_checkpointing": config["activation_checkpointing"],
-        "logging_steps": config["logging_steps"],
         # A loss that is no number is an error of ours, not a point to be left out of the mean.
         "logging_nan_inf_filter": False,
         "restore_callback_states_from_checkpoint": True,
@@ -191,7 +203,9 @@ def _dpo(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> 
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    class Pairs(InOrder, KnowsLengths, DPOTrainer):  # type: ignore[misc]
+    class Pairs(WeighsBatches, InOrder, KnowsLengths, DPOTrainer):  # type: ignore[misc]
+        counted = staticmethod(pairs_in)
+
         def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
             return dataset
 
@@ -214,7 +228,9 @@ def _kto(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> 
     from trl.trainer.kto_config import KTOConfig
     from trl.trainer.kto_trainer import KTOTrainer
 
-    class Labelled(LooksAside, KTOTrainer):
+    class Labelled(WeighsBatches, LooksAside, KTOTrainer):  # type: ignore[misc]
+        counted = staticmethod(answers_in)
+
         def _prepare_dataset(self, dataset: Dataset, _: Any, given: Any, *__: Any) -> Dataset:
             return _mismatched(dataset, given.per_device_train_batch_size) if self.calculate_KL else dataset
 
@@ -231,7 +247,8 @@ def _kto(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) -> 
     )
     if chosen.per_device_train_batch_size < 2 and kto["loss"] == "kto":
         raise ConfigError(
-            "train.kto.loss kto compares answers of one batch; make train.batch_size at least 2"
+            "train.kto.loss kto compares the answers of a forward pass, and here it takes one; make "
+            "train.batch_size at least 2 a process, or take train.kto.loss=apo_zero_unpaired"
         )
     shuffled = common["train_dataset"].shuffle(seed=spec["config"]["seed"])
     return Labelled(args=chosen, **{**common, "train_dataset": shuffled})
@@ -252,8 +269,8 @@ def _reward(spec: dict[str, Any], common: dict[str, Any], args: dict[str, Any]) 
     centre = spec["config"]["reward"]["center_rewards_coefficient"]
     offload = spec["config"]["activation_offloading"]
 
-    class Scored(InOrder, KnowsLengths, RewardTrainer):  # type: ignore[misc]
-        pass
+    class Scored(WeighsBatches, InOrder, KnowsLengths, RewardTrainer):  # type: ignore[misc]
+        counted = staticmethod(pairs_in)
 
     chosen = RewardConfig(
         **args, max_length=None, center_rewards_coefficient=centre, activation_offloading=offload

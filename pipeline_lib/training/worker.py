@@ -157,7 +157,9 @@ def _keep_initial(spec: dict[str, Any], trainer: Any, place: Path) -> None:
         named = [(kind, kind.init_lora_weights) for kind in kinds]
         for kind, _ in named:
             kind.init_lora_weights = True
-        trainer.model.save_pretrained(place)
+        aside = place.with_suffix(".part")
+        trainer.model.save_pretrained(aside)
+        aside.rename(place)
         for kind, name in named:
             kind.init_lora_weights = name
 

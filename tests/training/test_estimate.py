@@ -17,14 +17,13 @@ from pipeline_lib.training.devices import GPUS, HEADROOM, Gpu, place
 from pipeline_lib.training.estimate import (
     METHODS,
     Estimate,
-    Method,
-    Setup,
     estimate,
     estimate_for,
     layer_bytes_per_token,
 )
 from pipeline_lib.training.model_shape import ModelShape, llama_shape, shape_of
 from pipeline_lib.training.recommendation import Case, learning_rate, recommend
+from pipeline_lib.training.setup import Method, Setup
 from pipeline_lib.training.train import TrainConfig
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -250,6 +249,21 @@ def test_the_config_of_a_stage_is_estimated_from_a_directory_with_a_config_alone
     assert [one.method for one in needs] == list(METHODS)
     assert needs[1].hours == pytest.approx(200_000 / (needs[1].tokens_per_second or 0) / 3600)
     assert json.loads(json.dumps(needs[0].record()))["memory_gb"] == needs[0].memory_gb
+
+
+def test_what_an_objective_and_the_weights_format_need_enters(qwen: ModelShape) -> None:
+    def of(**values: Any) -> list[Estimate]:
+        return estimate_for(TrainConfig.model_validate({"precision": "bf16", **values}), 512, qwen, 1000)
+
+    (full, lora, _), (paired, adapted, _) = of(), of(objective="dpo")
+    scored = of(objective="reward")[1]
+    # A pair is two sequences; where every weight is trained the reference is a model of its own.
+    assert adapted.activations_gb == scored.activations_gb == pytest.approx(2 * lora.activations_gb)
+    assert (adapted.weights_gb, paired.weights_gb) == (lora.weights_gb, 2 * full.weights_gb)
+    assert adapted.flop_per_token == lora.flop_per_token + 2 * qwen.parameters
+    assert scored.hours == pytest.approx(2 * (lora.hours or 0))
+    (narrow, *_) = of(trained_weights="bf16")
+    assert narrow.weights_gb == pytest.approx(full.weights_gb / 2)
 
 
 def test_what_cannot_be_estimated_is_refused_with_what_there_is(llama: ModelShape, tmp_path: Path) -> None:

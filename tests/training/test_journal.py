@@ -34,3 +34,28 @@ def test_a_resumed_training_counts_its_own_tokens_and_tells_speed_and_utilisatio
     assert point["tokens_per_second"] == 500.0
     assert point["model_flop_utilisation"] == 0.25
     assert told == [{"done": 6, "total": 10, "note": "loss 1.250  500 tok/s  25.0% MFU"}]
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted", "points"),
+    [(3, None, 3), (12, None, 12), (100, None, 20), (405, None, 41), (12, 5, 3)],
+)
+def test_a_short_training_has_a_curve_and_every_curve_has_its_end(
+    steps: int, wanted: int | None, points: int, tmp_path: Path
+) -> None:
+    """As Transformers' own flow asks for points, with the journal after it."""
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_callback import DefaultFlowCallback
+
+    kept = Journal(tmp_path / "history.jsonl", lambda **_: None, 1, Yardstick(1.0, 1.0, 1), steps=wanted)
+    args = TrainingArguments(str(tmp_path), save_strategy="no", report_to="none", use_cpu=True)
+    state, control = TrainerState(max_steps=steps), TrainerControl()
+    kept.on_train_begin(args, state, control)
+    logged = []
+    for step in range(1, steps + 1):
+        state.global_step, control.should_log = step, False
+        for callback in (DefaultFlowCallback(), kept):
+            callback.on_step_end(args, state, control)
+        logged += [step] * control.should_log
+    assert len(logged) == points
+    assert logged[-1] == steps

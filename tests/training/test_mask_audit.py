@@ -49,7 +49,7 @@ def test_the_page_counts_what_the_account_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", ["preference", "feedback", "prompts"])
-def test_an_answer_that_becomes_less_likely_has_another_colour(tmp_path: Path, objective: str) -> None:
+def test_a_rejected_answer_has_another_colour(tmp_path: Path, objective: str) -> None:
     tokens = run(
         tmp_path,
         [pair("q", "good <b>", "bad", "p")],
@@ -62,10 +62,15 @@ def test_an_answer_that_becomes_less_likely_has_another_colour(tmp_path: Path, o
     for row in table(tokens):
         wanted += [(token, "") for token in row["prompt_ids"]]
         wanted += [(token, "learnt") for token in row.get("chosen_ids", ())]
-        wanted += [(token, "avoided") for token in row.get("rejected_ids", ())]
-        kind = "learnt" if row.get("label") else "avoided"
+        wanted += [(token, "rejected") for token in row.get("rejected_ids", ())]
+        kind = "learnt" if row.get("label") else "rejected"
         wanted += [(token, kind) for token in row.get("completion_ids", ())]
     assert [(token, kind.removesuffix(" stop")) for token, kind in page.tokens] == wanted
     assert sum(kind.endswith(" stop") for _, kind in page.tokens) == (0 if objective == "prompts" else 2)
+    stats = tokens.manifest.stats["train"]
+    coloured = [kind.removesuffix(" stop") for _, kind in page.tokens]
+    assert stats["learnt_tokens"] == coloured.count("learnt")
+    assert stats.get("rejected_tokens", 0) == coloured.count("rejected")
+    assert ("<th>rejected tokens</th>" in text) == (objective != "prompts")
     assert ("reference: good &lt;b&gt;" in text) == (objective == "prompts")
     assert "<b>" not in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,43 +78,3 @@ def signalled_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "on_step_end", signalled)
         yield
-
-
-@pytest.mark.parametrize(
-    "values",
-    [{}, {"attn_implementation": "sdpa"}, {"batching": "packed", "packed_length": 24}],
-    ids=["in_a_row", "padded", "packed"],
-)
-def test_the_validation_loss_is_that_of_one_pass_over_all_its_tokens(
-    where: Place, values: dict[str, Any], request: pytest.FixtureRequest
-) -> None:
-    """In batches of one or two sequences, whose own means weigh the tokens otherwise."""
-    name = f"loss-{request.node.callspec.id}"
-    run = train_here(
-        where, name, **{"method": "full", "learning_rate": 1e-2, "epochs": 1, "batch_size": 1, **values}
-    )
-    sums = [one_by_one(run.out, row) for row in rows(where.tokens, "validation")]
-    means = [total / tokens for total, tokens in sums]
-    exact = sum(total for total, _ in sums) / sum(tokens for _, tokens in sums)
-    assert run.stats["eval_loss"] == pytest.approx(exact, rel=1e-5)
-    assert abs(sum(means) / len(means) - exact) > 1e-4
-
-
-def rows(tokens: Path, part: str) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    found: list[dict[str, Any]] = pq.read_table(sorted(tokens.glob(f"{part}-*.parquet"))).to_pylist()
-    return found
-
-
-def one_by_one(model: Path, row: dict[str, Any]) -> tuple[float, int]:
-    """A sequence's summed loss and its learnt tokens, by itself."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    ids = torch.tensor([row["input_ids"]])
-    with torch.no_grad():
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-        chances = loaded(ids).logits[0].double().log_softmax(-1)
-    learnt = [i for i in range(1, ids.shape[1]) if row["learn"][i]]
-    return -sum(float(chances[i - 1, row["input_ids"][i]]) for i in learnt), len(learnt)

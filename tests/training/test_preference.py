@@ -66,7 +66,8 @@ def test_equal_answers_are_dropped_with_the_reason_and_all_is_counted(
     assert train["reasons"] == {"equal_answers": 1}
     assert pq.read_table(directory / "dropped-train.parquet").to_pylist()[0]["id"] == "train3"
     rows = pq.read_table(directory / "train-00000.parquet").to_pylist()
-    assert train["learnt_tokens"] == sum(len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
+    assert train["learnt_tokens"] == sum(len(row["chosen_ids"]) for row in rows)
+    assert train["rejected_tokens"] == sum(len(row["rejected_ids"]) for row in rows)
 
 
 def test_answers_that_are_cut_are_counted(
@@ -85,8 +86,24 @@ def test_answers_that_are_cut_are_counted(
 def test_a_pair_gives_feedback_one_answer_of_each_label(
     tokens: dict[str, tuple[Path, dict[str, Any]]],
 ) -> None:
-    rows = pq.read_table(tokens["feedback"][0] / "train-00000.parquet").to_pylist()
+    directory, stats = tokens["feedback"]
+    rows = pq.read_table(directory / "train-00000.parquet").to_pylist()
     assert [row["label"] for row in rows] == [True, False] * 23
+    for name, label in (("learnt_tokens", True), ("rejected_tokens", False)):
+        wanted = sum(len(row["completion_ids"]) for row in rows if row["label"] is label)
+        assert stats["train"][name] == wanted
+
+
+def test_only_the_end_of_what_is_learnt_is_missed(where: Place, tmp_path: Path) -> None:
+    """A rejected answer that is cut makes no model that never stops."""
+    shown = pairs(tmp_path / "whole", where.base, "preference")[0]
+    rows = pq.read_table(shown / "train-00000.parquet").to_pylist()
+    longest = max(len(row["prompt_ids"] + row["chosen_ids"]) for row in rows)
+    values = {"too_long": "truncate", "max_length": longest, "rejected": "no, never at all"}
+    for objective in ("preference", "feedback"):
+        train = pairs(tmp_path / objective, where.base, objective, **values)[1]["train"]
+        assert train["truncated"] == 23
+        assert train["without_stop"] == 0
 
 
 @pytest.mark.parametrize(

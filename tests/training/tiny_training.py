@@ -167,7 +167,7 @@ def train_spec(spec: dict[str, Any]) -> None:
 
 
 def pairs(
-    directory: Path, base: Path, objective: str, count: int = 24, **values: Any
+    directory: Path, base: Path, objective: str, count: int = 24, rejected: str = "no", **values: Any
 ) -> tuple[Path, dict[str, Any]]:
     """Tokenize conversations with two answers, alike in the fourth; return the tokens and the counts."""
     from pipeline_lib.core.artifact import Artifact
@@ -187,7 +187,7 @@ def pairs(
                     "source": "pairs",
                     "messages": [records.message("user", f"say {i % 7}")],
                     "chosen": [records.message("assistant", f"yes {i % 7}")],
-                    "rejected": [records.message("assistant", f"no {i % 5}" if i != 3 else "yes 3")],
+                    "rejected": [records.message("assistant", f"{rejected} {i % 5}" if i != 3 else "yes 3")],
                 }
                 for i in range(number)
             ]
