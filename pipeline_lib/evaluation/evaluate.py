@@ -132,7 +132,7 @@ def _digest(directory: Path, files: list[Path]) -> str:
     return file_digests().of_all(sorted(files), directory)
 
 
-@stage(produces=Evaluation, version=4, outside=read_outside)
+@stage(produces=Evaluation, version=5, outside=read_outside)
 def evaluate(out: Output, config: EvaluateConfig, dataset: Dataset, model: Model) -> None:
     """Answers, likelihoods and scores of the model on the test split, or why a row was not measured."""
     from pipeline_lib.evaluation import tables

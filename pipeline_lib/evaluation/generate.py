@@ -27,6 +27,10 @@ FIRST_TOKENS = 16
 """Prompts whose wait for the first token is timed."""
 THIN_FROM = 8
 """Rows from which it pays to stop and let the finished ones go."""
+PADDING = 8
+"""Places put before a prompt to see whether the model looks at them."""
+SEEN, SEEN_IN_HALF = 1e-3, 0.1
+"""Change of the logits, in their standard deviations, that is more than rounding."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,16 @@ def generate_answers(
     positions: int,
     share: Share = ALL,
 ) -> Iterator[list[Answer]]:
-    """Yield the answers of a share of the batches; a row never goes beyond the model's ``positions``."""
+    """Yield the answers of a share of the batches; a row never goes beyond the model's ``positions``.
+
+    A model that looks at padding (some with a state, some with code of their own) gets prompts of one length
+    in a batch.
+    """
     import torch
 
-    for batch, room in share.of(
-        generate_batches(
-            [question.prompt_length for question in questions], decoding.max_new_tokens, positions
-        )
-    ):
+    lengths = [question.prompt_length for question in questions]
+    padded = not questions or not looks_at_padding(model, questions[0].prompt, decoding.pad_id)
+    for batch, room in share.of(generate_batches(lengths, decoding.max_new_tokens, positions, padded=padded)):
         asked = [questions[place] for place in batch]
         # Seeded by what is in the batch, so that samples do not depend on which process draws them.
         torch.manual_seed(decoding.seed + asked[0].row)
@@ -115,13 +121,36 @@ def first_token(
     return {"requests": len(waits), "median_ms": round(float(median), 2), "p95_ms": round(float(most), 2)}
 
 
+def looks_at_padding(model: PreTrainedModel, prompt: Sequence[int], pad: int) -> bool:
+    """Return whether padding before a prompt changes what comes after it."""
+    import torch
+
+    config = _generation_config(Decoding(1, 0.0, (), pad), 1)
+    config.output_logits = True
+    logits = []
+    for places in (0, PADDING):
+        ids, attention = _left_padded([[pad] * places + list(prompt)], pad, model.device)
+        attention[:, :places] = 0
+        with torch.inference_mode():
+            generate: Any = model.generate
+            [first] = generate(ids, attention_mask=attention, generation_config=config).logits
+        logits.append(first[0].float())
+    alone, padded = logits
+    most = SEEN if model.dtype == torch.float32 else SEEN_IN_HALF
+    return bool((padded - alone).abs().mean() > most * alone.std())
+
+
 def generate_batches(
-    lengths: Sequence[int], max_new_tokens: int, positions: int
+    lengths: Sequence[int], max_new_tokens: int, positions: int, *, padded: bool = True
 ) -> Iterator[tuple[list[int], int]]:
-    """Yield (places, new tokens allowed): length-sorted batches in which every row has the same room."""
+    """Yield (places, new tokens allowed): length-sorted batches in which every row has the same room.
+
+    And the same length where they may not be ``padded``.
+    """
     rooms = [min(max_new_tokens, positions - length) for length in lengths]
-    by_room = sorted(range(len(lengths)), key=lambda place: rooms[place])
-    for room, group in groupby(by_room, key=lambda place: rooms[place]):
+    alike = [(room, 0 if padded else length) for room, length in zip(rooms, lengths, strict=True)]
+    together = sorted(range(len(lengths)), key=lambda place: alike[place])
+    for (room, _), group in groupby(together, key=lambda place: alike[place]):
         places = list(group)
         for batch in packed([lengths[place] for place in places], BATCH_ROWS, partial(_fits, room)):
             yield [places[i] for i in batch], room

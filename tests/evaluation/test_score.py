@@ -162,8 +162,14 @@ OTHERS: dict[str, dict[str, Any]] = {
         "sliding_window": 8,
         "layer_types": ["sliding_attention", "full_attention"],
     },
+    "recurrent_gemma": {
+        "head_dim": 16,
+        "lru_width": 32,
+        "attention_window_size": 64,
+        "block_types": ["recurrent", "attention"],
+    },
 }
-"""States and convolutions, which a cache has beside keys and values; and a window."""
+"""States and convolutions, which a cache has beside keys and values; a window; one that looks at padding."""
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -178,6 +184,7 @@ def test_other_architectures_answer_and_score_in_batches_as_one_by_one(
     config = AutoConfig.for_model(kind, **{**shape, **rest, "initializer_range": 0.2, **OTHERS[kind]})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    assert generate.looks_at_padding(model, questions[0].prompt, 1) == (kind == "recurrent_gemma")
     stops = list(range(0, 300, 5))
     decoding = Decoding(max_new_tokens=12, temperature=0.0, stop_ids=stops, pad_id=1)
     some = questions[:10]
@@ -217,17 +224,13 @@ def test_samples_depend_on_the_seed_alone(model: Any, questions: list[Question])
 
 
 def test_no_row_is_generated_beyond_the_models_positions() -> None:
-    lengths = [3, 90, 95, 97, 50]
-    for places, room in generate_batches(lengths, 16, 100):
-        assert all(lengths[place] + room <= 100 for place in places)
-        assert all(room == min(16, 100 - lengths[place]) for place in places)
-    assert sorted(place for places, _ in generate_batches(lengths, 16, 100) for place in places) == [
-        0,
-        1,
-        2,
-        3,
-        4,
-    ]
+    lengths = [3, 90, 95, 97, 50, 3]
+    for padded in (True, False):
+        batches = list(generate_batches(lengths, 16, 100, padded=padded))
+        assert sorted(place for places, _ in batches for place in places) == list(range(6))
+        for places, room in batches:
+            assert all(room == min(16, 100 - lengths[place]) for place in places)
+            assert padded or len({lengths[place] for place in places}) == 1
 
 
 def test_batches_hold_every_place_once_and_keep_their_limits() -> None:
