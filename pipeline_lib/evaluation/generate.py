@@ -253,7 +253,7 @@ def _thinned(cache: Any, keep: torch.Tensor) -> Any:
     if not isinstance(cache, DynamicCache) or not keep.any():
         return None
     # As beam search does it: only so are the states of linear attention cut too.
-    cache.reorder_cache(keep.nonzero().squeeze(1))
+    cache.reorder_cache(keep.nonzero().squeeze(1))  # type: ignore[arg-type]
     return cache
 
 
