@@ -62,7 +62,7 @@ def rules(path: Path, repeats: int, most: int) -> dict[str, Any]:
     texts, limits = made.read(path, most), FilterConfig(preset="web")
 
     def kept() -> int:
-        return sum(judge(one, limits) is None for one in measure(texts, limits))
+        return judge(measure(texts, limits), limits).count(None)
 
     measure(WARM, limits)
     return measured(kept, repeats)

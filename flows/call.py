@@ -48,6 +48,8 @@ class Outlook:
     wanted: tuple[str, ...]
     flows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The stages that each flow of the process calls itself, in order."""
+    recipes: Mapping[str, tuple[Use, Recipe[Any]]] = field(default_factory=dict)
+    """How each stage is run, and from what."""
 
     @property
     def names(self) -> list[str]:
@@ -97,11 +99,13 @@ class Outlook:
 
 @dataclass
 class _Surveyor(Planner):
-    """A planner that notes also which flow calls which stage."""
+    """A planner that notes also which flow calls which stage, and how."""
 
     flows: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    recipes: dict[str, tuple[Use, Recipe[Any]]] = field(default_factory=dict)
 
     def step(self, use: Use, recipe: Recipe[A]) -> A:
+        self.recipes[use.name] = use, recipe
         self.flows[current_flow()] = (*self.flows.get(current_flow(), ()), use.name)
         return super().step(use, recipe)
 
@@ -122,7 +126,7 @@ def look(call: Call) -> Outlook:
     outside = sorted(chosen.force - set(wanted))
     if outside:
         raise ConfigError(f"--force {outside[0]} is not among the stages asked for: {', '.join(wanted)}")
-    return Outlook(tuple(planner.steps), tuple(wanted), planner.flows)
+    return Outlook(tuple(planner.steps), tuple(wanted), planner.flows, planner.recipes)
 
 
 def call_of(config: Path, overrides: list[str], selection: Selection | None = None) -> Call:

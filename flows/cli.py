@@ -6,17 +6,18 @@ is up to date starts neither Prefect nor torch.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flows.failures import one_line
+from flows.failures import one_line, tell_call
 from flows.options import Config, Force, Json, Only, Overrides, Reason, Start, Until, print_json, print_lines
+from pipeline_lib.core.errors import ConfigError
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Raw text to a registered model. CONFIG is a YAML file such as conf/quickstart.yaml.",
 )
@@ -24,8 +25,12 @@ QUICKSTART = Path("conf/quickstart.yaml")
 
 
 def main() -> None:
-    """Run the command that the arguments name."""
-    app(prog_name="finetune")
+    """Run the command that the arguments name; without any, say what there is."""
+    try:
+        code = app(sys.argv[1:] or ["--help"], prog_name="finetune", standalone_mode=False)
+    except typer.TyperException as error:
+        code = tell_call(error)
+    sys.exit(code)
 
 
 def _selection(only: str | None, start: str | None, until: str | None, force: list[str] | None) -> Any:
@@ -90,6 +95,7 @@ def plan(
 ) -> None:
     """Say what would run and why, without running it."""
     from flows.call import call_of, look, plan_json
+    from flows.dispatch import lacking
     from flows.lines import plan_lines
 
     outlook = look(call_of(config, overrides or [], _selection(only, start, until, force)))
@@ -98,6 +104,8 @@ def plan(
     else:
         print_lines(plan_lines(outlook.asked))
     outlook.require_inputs()
+    for line in lacking(outlook):
+        typer.echo(f"note: {line}", err=True)
     raise typer.Exit(1 if outlook.broken else 0)
 
 
@@ -176,7 +184,7 @@ def show(
             return print_json(view.trace_json(trace, config, overrides or []))
         return print_lines(view.trace_lines(trace, config, overrides or []))
     if not what:
-        raise typer.BadParameter("name a stage or an artifact's directory, or --trace ID")
+        raise ConfigError("name a stage or an artifact's directory, or --trace ID")
     artifact = view.find(what, config, overrides or [])
     if as_json:
         return print_json(view.as_json(artifact, view.DROPPED if dropped else part, n))
@@ -250,7 +258,7 @@ def deploy(
     from pipeline_lib.config import load
 
     if not configs and not QUICKSTART.exists():
-        raise typer.BadParameter(f"name a CONFIG; there is no {QUICKSTART} here")
+        raise ConfigError(f"name a CONFIG; there is no {QUICKSTART} here")
     deployed = deploy([load(config, overrides or []) for config in configs or [QUICKSTART]], gpus)
     if as_json:
         print_json(deployed.as_json())
@@ -319,10 +327,14 @@ def promote(
     reason: Reason,
     as_json: Json = False,
 ) -> None:
-    """Make a version the champion."""
+    """Make a version the champion, over a closed gate too; that it was closed is said and kept."""
+    from flows.versions import warning_of
     from tasks.registry import promote
 
-    _print_version(promote(name, version, reason), as_json=as_json)
+    row = promote(name, version, reason)
+    _print_version(row, as_json=as_json)
+    if warning := warning_of(row):
+        typer.echo(warning, err=True)
 
 
 @app.command()
@@ -498,7 +510,7 @@ def prune(
     from flows.call import open_store
 
     if copies and keep_runs is not None:
-        raise typer.BadParameter("--copies forgets no run; call once with each")
+        raise ConfigError("--copies forgets no run; call once with each")
     if copies:
         from flows.copies import drop_copies
 
@@ -519,23 +531,26 @@ def estimate(
     config: Config,
     overrides: Overrides = None,
     conversations: Annotated[
-        int, typer.Option("--conversations", min=1, help="How many conversations there are to learn from.")
-    ] = 10_000,
+        int | None,
+        typer.Option("--conversations", min=1, help="How many conversations there are to learn from."),
+    ] = None,
     memory: Annotated[
-        float, typer.Option("--memory", min=1, help="Memory of the GPU at hand, in GB.")
-    ] = 24.0,
+        float | None, typer.Option("--memory", min=1, help="Memory of the GPU at hand, in GB.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a training needs in memory, time and disk, by method, and which method to choose."""
     from dataclasses import asdict
 
-    from flows.forecast import lines_of
+    from flows.forecast import CONVERSATIONS, MEMORY_GB, assumed, lines_of
     from pipeline_lib.config import load
     from tasks.forecast import forecast
 
-    found = forecast(load(config, overrides or []), conversations, memory)
+    found = forecast(load(config, overrides or []), conversations or CONVERSATIONS, memory or MEMORY_GB)
     if as_json:
-        print_json({"estimates": [one.record() for one in found.estimates], "advice": asdict(found.advice)})
+        taken = assumed(conversations, memory)
+        rows = [one.record() for one in found.estimates]
+        print_json({"estimates": rows, "advice": asdict(found.advice), "assumed": taken})
     else:
         print_lines(lines_of(found, conversations, memory))
 

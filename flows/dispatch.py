@@ -17,7 +17,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.call import artifact_at
+from flows.call import Outlook, artifact_at
 from pipeline_lib.core.artifact import Artifact
 from pipeline_lib.core.errors import ConfigError, ServiceError, StageError, StoreError
 from pipeline_lib.core.fingerprint import canonical
@@ -27,6 +27,7 @@ from pipeline_lib.core.remote import without_user
 from pipeline_lib.core.stage import Recipe, Stage
 from pipeline_lib.core.store import Materialized, Store
 from pipeline_lib.settings import settings
+from tasks.needs import require
 from tasks.wrap import PrefectRunner
 
 if TYPE_CHECKING:
@@ -134,6 +135,18 @@ def _artifact_at(store: Store, address: str) -> Artifact:
 def pool_of(use: Use) -> str | None:
     """Return the work pool that the settings name for a use of a stage; None builds it here."""
     return settings().gpu_pool if GPU in use.tags else settings().cpu_pool
+
+
+def lacking(outlook: Outlook) -> list[str]:
+    """Return what the stages that are to be built here need and do not have: an endpoint, a package."""
+    found: dict[str, None] = {}
+    for use, recipe in (outlook.recipes[step.name] for step in outlook.due):
+        try:
+            if pool_of(use) is None:
+                require(recipe.stage.name, recipe.config)
+        except ConfigError as error:
+            found[str(error)] = None
+    return list(found)
 
 
 @dataclass

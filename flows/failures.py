@@ -34,7 +34,7 @@ def one_line(command: Callable[..., None]) -> Callable[..., None]:
         signal.signal(signal.SIGTERM, _terminate)
         try:
             command(**options)
-        except (typer.Exit, typer.Abort, typer.BadParameter):
+        except typer.Exit:
             raise
         except (Exception, KeyboardInterrupt, TerminatedError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
@@ -60,6 +60,13 @@ def tell(error: BaseException, *, debug: bool) -> int:
         return _line("\n".join(f"error: {line}" for line in str(error).splitlines()), error.exit_code)
     reason = (str(error).strip().splitlines() or ["no message"])[0]
     return _line(f"error: {type(error).__name__}: {reason}; run again with --debug to see where", 1)
+
+
+def tell_call(error: typer.TyperException) -> int:
+    """Write on stderr why a call cannot be read, and where to read how it is made; return the exit code."""
+    said, context = error.format_message().strip().rstrip("."), getattr(error, "ctx", None)
+    typed = context.command_path if context else "finetune"
+    return _line(f"error: {said[:1].lower()}{said[1:]}; see {typed} --help", error.exit_code)
 
 
 def _line(text: str, code: int) -> int:

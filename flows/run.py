@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.call import Call, Outlook, look
-from flows.dispatch import DispatchingRunner
+from flows.dispatch import DispatchingRunner, lacking
 from flows.lines import plan_line, result_line
 from flows.screen import Screen
 from pipeline_lib.core import progress
 from pipeline_lib.core.artifact import Artifact
+from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.core.plan import Step
 from pipeline_lib.core.remote import without_user
 from pipeline_lib.core.runs import forget, new_run, run_with
@@ -107,6 +108,8 @@ def _possible(call: Call) -> Outlook:
     outlook = look(call)
     outlook.require_inputs()
     outlook.require_outside()
+    if lacks := lacking(outlook):
+        raise ConfigError("\n".join(lacks))
     return outlook
 
 

@@ -46,3 +46,13 @@ def _cells(row: VersionRow) -> tuple[str, ...]:
         row.digest[:12],
         row.reason,
     )
+
+
+def warning_of(row: VersionRow) -> str | None:
+    """Return what is to be known of a version that a person made champion; None where its gate is open."""
+    if not row.gate_closed:
+        return None
+    return (
+        f"note: the gate of {row.name} version {row.version} is closed; that you overruled it, and why, is "
+        f"kept in the registry (`finetune rollback {row.name} --reason …` takes it back)"
+    )

@@ -61,25 +61,20 @@ class Access:
 
 
 def for_augment() -> Access:
-    """Return the endpoint that writes conversations; ConfigError where the settings name none."""
+    """Return the endpoint that writes conversations; ConfigError where the settings name none that can be."""
     return _common(settings(), "chat/completions", "augment", "augment.model")
 
 
 def for_evaluate() -> Access:
     """Return the endpoint that serves the models under test: its own address, or else the common one.
 
-    ConfigError where the settings name neither.
+    ConfigError where the settings name neither, or what is no address.
     """
     own = settings()
     if own.evaluate_endpoint_url is None:
         return _common(own, "completions", "evaluate.endpoint", "evaluate.endpoint")
-    return Access(
-        own.evaluate_endpoint_url,
-        own.evaluate_endpoint_key,
-        "completions",
-        "EVALUATE_ENDPOINT",
-        "evaluate.endpoint",
-    )
+    url = _checked(own.evaluate_endpoint_url, "EVALUATE_ENDPOINT")
+    return Access(url, own.evaluate_endpoint_key, "completions", "EVALUATE_ENDPOINT", "evaluate.endpoint")
 
 
 def _common(own: Settings, sort: Sort, who: str, model: str) -> Access:
@@ -88,7 +83,19 @@ def _common(own: Settings, sort: Sort, who: str, model: str) -> Access:
             f"{who} needs an OpenAI-compatible endpoint: set FINETUNE_ENDPOINT_URL "
             "(such as http://localhost:8000/v1) and, where it wants one, FINETUNE_ENDPOINT_KEY"
         )
-    return Access(own.endpoint_url, own.endpoint_key, sort, "ENDPOINT", model)
+    return Access(_checked(own.endpoint_url, "ENDPOINT"), own.endpoint_key, sort, "ENDPOINT", model)
+
+
+def _checked(url: str, named: str) -> str:
+    """Return the address where requests can be sent to it; ConfigError where they cannot."""
+    import httpx
+
+    try:
+        if httpx.URL(url).scheme in ("http", "https"):
+            return url
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"FINETUNE_{named}_URL {url!r} is no address ({error})") from error
+    raise ConfigError(f"FINETUNE_{named}_URL {url!r} begins with neither http nor https")
 
 
 @dataclass
@@ -186,14 +193,6 @@ class Endpoint:
                 content=body,
                 headers={"Content-Type": "application/json"},
             )
-        except httpx.InvalidURL as error:
-            raise ConfigError(
-                f"FINETUNE_{self._access.named}_URL {self._url!r} is no address ({error})"
-            ) from error
-        except httpx.UnsupportedProtocol as error:
-            raise ConfigError(
-                f"FINETUNE_{self._access.named}_URL {self._url!r} begins with neither http nor https"
-            ) from error
         except httpx.TimeoutException:
             return _Later(f"nothing came within {self._timeout:g} s")
         except httpx.TransportError as error:

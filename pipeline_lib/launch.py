@@ -32,6 +32,9 @@ PROGRESS = "progress.jsonl"
 FAILURE = "failure.json"
 LOG = "child.log"
 LOCK = "child.lock"
+OUT_OF_MEMORY = "OutOfMemoryError"
+SHORT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What PyTorch says where a device has too little memory: its own allocator, a CPU's, and cuBLAS."""
 GRACE_SECONDS = 60
 """How long a child whose parent is gone, or which is asked to stop, may take to save what it has."""
 
@@ -216,7 +219,7 @@ def _failure(work: Path, code: int, what: str) -> FinetuneError:
         kind = getattr(errors, named["type"], None)
         if isinstance(kind, type) and issubclass(kind, FinetuneError):
             return kind(named["message"])
-        if named["type"] == "OutOfMemoryError":
+        if named["type"] == OUT_OF_MEMORY:
             return DeviceMemoryError(f"the device has too little memory ({named['message'][:120]})")
         return StageError(f"{what} failed: {named['type']}: {named['message']}")
     log = (work / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -249,12 +252,15 @@ def child_main(work: Callable[[dict[str, Any], Callable[..., None]], None]) -> N
     except Exception as error:
         traceback.print_exc()
         message = (str(error).strip().splitlines() or ["no message"])[0]
-        (path.parent / FAILURE).write_text(
-            json.dumps({"type": type(error).__name__, "message": message}), encoding="utf-8"
-        )
+        kind = OUT_OF_MEMORY if _is_short_of_memory(error) else type(error).__name__
+        (path.parent / FAILURE).write_text(json.dumps({"type": kind, "message": message}), encoding="utf-8")
         # Leave at once: what the libraries still hold (threads, process groups) must not delay the report.
         sys.stdout.flush()
         os._exit(1)
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in SHORT_OF_MEMORY)
 
 
 def _is_emulated(spec: dict[str, Any]) -> bool:

@@ -15,11 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline_lib.core.behind import Behind
+from pipeline_lib.core.behind import Behind, ahead
 from pipeline_lib.settings import settings
 
 if TYPE_CHECKING:
@@ -61,14 +63,16 @@ def batches(paths: Sequence[Path], size: int = BATCH_ROWS) -> Iterator[pa.Record
     """Yield the shards' rows in order, ``size`` at a time; a batch never spans two shards."""
     for path in paths:
         with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=size)
+            # Threads for each column cost more than they save where one column has most of the bytes.
+            yield from file.iter_batches(batch_size=size, use_threads=False)
 
 
 def tracked(
     out: Output, dataset: Dataset, what: str, part: str = "kept", size: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a part in order, ``size`` at a time, shown as the progress of ``what``."""
-    yield from out.track(batches(dataset.shards(part), size), what, dataset.count(part), len)
+    read = ahead(batches(dataset.shards(part), size), settings().workers > 1)
+    yield from out.track(read, what, dataset.count(part), len)
 
 
 def rows(paths: Sequence[Path], size: int = BATCH_ROWS) -> Iterator[dict[str, Any]]:
@@ -108,24 +112,49 @@ def select(batch: pa.RecordBatch, mask: Any) -> pa.RecordBatch:
     return batch.filter(pa.array(mask, type=pa.bool_()))
 
 
+def plain_texts(batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    """Return which conversations have one message alone, of role ``text``."""
+    lists = batch.column("messages")
+    sizes = np.asarray(pc.fill_null(pc.list_value_length(lists), 0))
+    plain: npt.NDArray[np.bool_] = sizes == 1
+    roles = lists.flatten().field("role").take(pa.array((sizes.cumsum() - sizes)[plain]))
+    plain[plain] = np.asarray(pc.fill_null(pc.equal(roles, "text"), False))
+    return plain
+
+
+def text_column(
+    batch: pa.RecordBatch,
+    roles: Sequence[str] = ROLES,
+    columns: Sequence[str] = ("messages",),
+    fields: Sequence[str] = ("content",),
+) -> pa.LargeStringArray:
+    """Return for each conversation the contents of its messages of ``roles``, joined by blank lines."""
+    texts, keys = [], []
+    for rank, column in enumerate(columns):
+        lists = batch.column(column)
+        flat, parents = lists.flatten(), np.asarray(pc.list_parent_indices(lists))
+        asked = pc.is_in(flat.field("role"), pa.array(list(roles)))
+        for turn, field in enumerate(fields):
+            said = flat.field(field).cast(pa.large_string())
+            places = np.flatnonzero(pc.fill_null(pc.and_(asked, pc.not_equal(said, "")), False))
+            texts.append(said.take(pa.array(places)))
+            keys.append((places * len(fields) + turn, np.full(len(places), rank), parents[places]))
+    joined = [np.concatenate(part) for part in zip(*keys, strict=True)]
+    ends = np.bincount(joined[-1], minlength=batch.num_rows).cumsum()
+    ordered = pa.concat_arrays(texts).take(pa.array(np.lexsort(joined)))
+    parts = pa.LargeListArray.from_arrays(pa.array(np.append(0, ends)), ordered)
+    return pc.binary_join(parts, pa.scalar("\n\n", pa.large_string()))
+
+
 def text_of(
     batch: pa.RecordBatch,
     roles: Sequence[str] = ROLES,
     columns: Sequence[str] = ("messages",),
     fields: Sequence[str] = ("content",),
 ) -> list[str]:
-    """Return for each conversation the contents of its messages of ``roles``, joined by blank lines."""
-    parts: list[list[str]] = [[] for _ in range(batch.num_rows)]
-    for column in columns:
-        lists = batch.column(column)
-        flat = lists.flatten()
-        parents = pc.list_parent_indices(lists).to_pylist()
-        wanted = pc.is_in(flat.field("role"), pa.array(list(roles))).to_pylist()
-        texts = zip(*(flat.field(field).to_pylist() for field in fields), strict=True)
-        for parent, found, take in zip(parents, texts, wanted, strict=True):
-            if take:
-                parts[parent] += filter(None, found)
-    return ["\n\n".join(part) for part in parts]
+    """Return ``text_column`` as Python's strings."""
+    texts: list[str] = text_column(batch, roles, columns, fields).to_pylist()
+    return texts
 
 
 def noted(batch: pa.RecordBatch, facts: Sequence[Mapping[str, object]]) -> pa.RecordBatch:
@@ -145,38 +174,51 @@ def _with_facts(metadata: str | None, facts: Mapping[str, object]) -> str:
     return json.dumps({**aside, **facts}, ensure_ascii=False)
 
 
-def map_contents(batch: pa.RecordBatch, change: Callable[[str], str]) -> tuple[pa.RecordBatch, int]:
-    """Return the batch with ``change`` applied to every message's content, and how many texts it changed."""
+def map_contents(
+    batch: pa.RecordBatch, change: Callable[[str], str], suspect: str = ""
+) -> tuple[pa.RecordBatch, int]:
+    """Return the batch with ``change`` applied to every message's content, and how many texts it changed.
+
+    Only a content in which the pattern ``suspect`` (RE2) is found is looked at.
+    """
     changed = 0
     for column in ("messages", "chosen", "rejected"):
         lists = batch.column(column)
         flat = lists.flatten()
-        before = flat.field("content").to_pylist()
-        after = [None if text is None else change(text) for text in before]
+        contents = flat.field("content")
+        looked_at = pc.fill_null(pc.match_substring_regex(contents, suspect), False)
+        before = contents.filter(looked_at).to_pylist()
+        after = [change(text) for text in before]
         differing = sum(one != two for one, two in zip(before, after, strict=True))
         if differing:
             changed += differing
+            contents = pc.replace_with_mask(contents, looked_at, pa.array(after, pa.string()))
             batch = batch.set_column(
-                batch.schema.get_field_index(column), SCHEMA.field(column), _with_contents(lists, flat, after)
+                batch.schema.get_field_index(column),
+                SCHEMA.field(column),
+                _with_contents(lists, flat, contents),
             )
     return batch, changed
 
 
-def _with_contents(lists: pa.ListArray, flat: pa.StructArray, contents: list[str | None]) -> pa.ListArray:
-    fields = [
-        pa.array(contents, pa.string()) if field.name == "content" else flat.field(field.name)
-        for field in MESSAGE
-    ]
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_pylist()
-    offsets: list[int] = [0]
-    for length in lengths:
-        offsets.append(offsets[-1] + length)
+def _with_contents(lists: pa.ListArray, flat: pa.StructArray, contents: pa.StringArray) -> pa.ListArray:
+    fields = [contents if field.name == "content" else flat.field(field.name) for field in MESSAGE]
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0))
     return pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()),
+        pa.array(np.append(0, lengths.cumsum()), pa.int32()),
         pa.StructArray.from_arrays(fields, fields=list(MESSAGE)),
         type=pa.list_(MESSAGE),
         mask=lists.is_null(),
     )
+
+
+def replaced(batch: pa.RecordBatch, places: Sequence[int], rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the batch with other rows in some of its places."""
+    if not rows.num_rows:
+        return batch
+    sources = np.arange(batch.num_rows)
+    sources[list(places)] = batch.num_rows + np.arange(rows.num_rows)
+    return pa.concat_batches([batch, rows]).take(pa.array(sources))
 
 
 class _Part:

@@ -27,8 +27,8 @@ def forecast(config: PipelineConfig, conversations: int, memory_gb: float) -> Fo
     shape = _shape(config)
     length = config.tokenize.max_length
     estimates = estimate_for(config.train, length, shape, conversations)
-    advice = recommend(shape, Case(conversations=conversations, memory_gb=memory_gb, sequence_length=length))
-    return Forecast(estimates, advice)
+    case = Case(conversations, memory_gb, sequence_length=length, objective=config.train.objective)
+    return Forecast(estimates, recommend(shape, case))
 
 
 def _shape(config: PipelineConfig) -> ModelShape:

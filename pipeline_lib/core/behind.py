@@ -1,9 +1,13 @@
-"""Behind: slow writes in a thread of their own, while what is written next is worked out."""
+"""Behind and ahead: slow writes and reads in a thread of their own, beside what is worked out meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Behind:
@@ -37,3 +41,20 @@ class Behind:
         self.end()
         if self._last is not None:
             self._last.result()
+
+
+def ahead(items: Iterable[T], on: bool) -> Iterator[T]:
+    """Yield the items, each read while its caller works on the one before; off, when it is asked for."""
+    if not on:
+        yield from items
+        return
+    coming = iter(items)
+
+    def one() -> list[T]:
+        return list(islice(coming, 1))
+
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        following = pool.submit(one)
+        while found := following.result():
+            following = pool.submit(one)
+            yield from found

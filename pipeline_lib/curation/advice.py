@@ -19,6 +19,7 @@ FEW_ANSWERS = 20
 FEW_ANSWERS_SHARE = 0.8
 DATED_SHARE = 0.3
 LEAST_KEPT = 0.2
+NOT_ASKED = "not_sampled"
 LIMA = "Zhou et al., LIMA: Less Is More for Alignment, arXiv 2305.11206"
 RETRIEVAL = "Ovadia et al., Fine-Tuning or Retrieval?, arXiv 2312.05934"
 
@@ -97,9 +98,12 @@ def _changing_knowledge(evidence: Evidence) -> Iterator[Advice]:
 
 
 def _little_left(evidence: Evidence) -> Iterator[Advice]:
-    before, after = evidence.before.conversations, evidence.after.conversations
-    if evidence.reasons and after < LEAST_KEPT * before:
-        reason, count = max(evidence.reasons.items(), key=lambda item: (item[1], item[0]))
+    # What a source's weight leaves out was not asked for.
+    reasons = {reason: count for reason, count in evidence.reasons.items() if reason != NOT_ASKED}
+    before = evidence.before.conversations - evidence.reasons.get(NOT_ASKED, 0)
+    after = evidence.after.conversations
+    if reasons and after < LEAST_KEPT * before:
+        reason, count = max(reasons.items(), key=lambda item: (item[1], item[0]))
         yield Advice(
             f"Of {before:,} conversations {after:,} are left ({after / before:.0%}); most were dropped for "
             f"{reason} ({count:,}). Look at some: finetune show STAGE --dropped."

@@ -27,10 +27,10 @@ class Arrivals:
 
     def named(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the batch with ids in the place of the contents' digests (hex)."""
-        digests = [bytes.fromhex(text) for text in batch.column("id").to_pylist()]
-        keys = np.frombuffer(b"".join(digest[:8] for digest in digests), dtype=np.uint64)
-        numbers = self._seen.numbers(keys)
-        ids = [_id(digest, number) for digest, number in zip(digests, numbers, strict=True)]
+        texts = batch.column("id").to_pylist()
+        digests = np.frombuffer(bytes.fromhex("".join(texts)), np.uint8).reshape(-1, 32)
+        numbers = self._seen.numbers(digests[:, :8].copy().view(np.uint64).ravel())
+        ids = [_id(text, number) for text, number in zip(texts, numbers, strict=True)]
         place = batch.schema.get_field_index("id")
         return batch.set_column(place, records.SCHEMA.field("id"), pa.array(ids, pa.string()))
 
@@ -67,7 +67,7 @@ class Occurrences:
             self._levels.append(fresh)
 
 
-def _id(digest: bytes, number: int) -> str:
+def _id(digest: str, number: int) -> str:
     if number:
-        digest = hashlib.sha256(digest + number.to_bytes(8, "big")).digest()
-    return digest[:16].hex()
+        digest = hashlib.sha256(bytes.fromhex(digest) + number.to_bytes(8, "big")).hexdigest()
+    return digest[:32]

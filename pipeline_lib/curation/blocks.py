@@ -1,6 +1,6 @@
 """Blocks: stages that judge conversation by conversation, on all cores or a Ray cluster, nothing twice.
 
-A *block* is a run of conversations that ends where an id says so (after about a thousand of them, at most
+A *block* is a run of conversations that ends where an id says so (after about two thousand of them, at most
 ``MOST_ROWS``). Since ids come from content, most blocks of a dataset stay the same bytes when conversations
 are added, taken out or moved. What a stage made of a block is kept in the store (``Output.blocks``) under
 the digest of the block's bytes, so that a dataset with one per cent of new conversations costs little more
@@ -13,8 +13,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,8 +28,8 @@ from pipeline_lib.curation.workers import Submit, in_order, known_or, working
 from pipeline_lib.kinds import Dataset
 
 MOST_ROWS = 4_096
-_END = "^00[0-3]"
-"""How the id of a block's last conversation begins: one id of 1,024, as they are hashes."""
+_END = "^00[01]"
+"""How the id of a block's last conversation begins: one id of 2,048, as they are hashes."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,8 @@ def cut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 def _whole(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
     """Return the rows in buffers of their own: a slice's bytes depend on what it is a slice of."""
-    table = pa.Table.from_batches(parts).combine_chunks()
-    (whole,) = table.take(pa.array(range(table.num_rows), pa.int64())).to_batches()
-    return whole
+    rows = pa.concat_batches(parts)
+    return rows.take(pa.array(np.arange(rows.num_rows)))
 
 
 def digest(block: pa.RecordBatch) -> str:
@@ -109,17 +110,40 @@ def digest(block: pa.RecordBatch) -> str:
     return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
+def digested(blocks: Iterator[pa.RecordBatch], kept: KeptBlocks) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Yield each block with its digest; nobody asks for that where nothing is kept."""
+    return (("" if kept.off else digest(block), block) for block in blocks)
+
+
 def _judged(blocks: Iterator[pa.RecordBatch], kept: KeptBlocks, judge: Judge) -> Iterator[Outcome]:
-    with working(judge) as submit:
-        yield from in_order(blocks, lambda block: _begun(block, kept, submit))
+    with working(partial(_made, judge)) as submit:
+        begin = partial(_begun, kept, partial(_outcome, submit))
+        yield from in_order(digested(blocks, kept), begin)
+
+
+_Made = tuple[pa.RecordBatch | None, Sequence[records.Verdict], Mapping[str, Any]]
+
+
+def _made(judge: Judge, block: pa.RecordBatch) -> _Made:
+    """Return an outcome, without the block where it is as it was: it need not come from another process."""
+    made = judge(block)
+    return None if made.batch is block else made.batch, made.verdicts, made.counts
+
+
+def _outcome(submit: Submit[pa.RecordBatch, _Made], block: pa.RecordBatch) -> Callable[[], Outcome]:
+    begun = submit(block)
+
+    def wait() -> Outcome:
+        batch, verdicts, counts = begun()
+        return Outcome(block if batch is None else batch, verdicts, counts)
+
+    return wait
 
 
 def _begun(
-    block: pa.RecordBatch, kept: KeptBlocks, submit: Submit[pa.RecordBatch, Outcome]
+    kept: KeptBlocks, submit: Submit[pa.RecordBatch, Outcome], piece: tuple[str, pa.RecordBatch]
 ) -> Callable[[], Outcome]:
-    if kept.off:
-        return submit(block)
-    key = digest(block)
+    key, block = piece
     known = kept.read(key, block)
     return known_or(
         Outcome(*known) if known else None,

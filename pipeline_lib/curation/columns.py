@@ -1,7 +1,7 @@
 """Growing arrays, in memory or in a file: where the near-duplicate index keeps what it has read.
 
-In memory a column is a list of blocks until it is read, and then one array; a file column is appended to
-and read through a memory map, so that the system pages in what is looked at and nothing else.
+In memory a column is a list of blocks until it is read, and then one array; a large file column is appended
+to and read through a memory map, so that the system pages in what is looked at and nothing else.
 """
 
 from pathlib import Path
@@ -12,18 +12,21 @@ import numpy.typing as npt
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
+HELD_BYTES = 1 << 20
+"""What a file column holds before it writes: an index has dozens, each given little at a time."""
+
 
 class Column(Generic[Scalar]):
-    """A one-dimensional array that grows by blocks; kept in ``path`` (overwritten) where one is given."""
+    """A one-dimensional array that grows by blocks; kept in ``path`` once it is large, where one is given."""
 
     def __init__(self, dtype: type[Scalar] | np.dtype[Scalar], path: Path | None = None) -> None:
-        """Begin empty; a file of that name is emptied."""
+        """Begin empty; a file of that name is removed."""
         self._dtype = dtype
         self._path = path
         self._blocks: list[npt.NDArray[Scalar]] = []
-        self._length = 0
+        self._length = self._written = 0
         if path is not None:
-            path.write_bytes(b"")
+            path.unlink(missing_ok=True)
 
     def __len__(self) -> int:
         """Return the number of values."""
@@ -32,15 +35,21 @@ class Column(Generic[Scalar]):
     def append(self, block: npt.NDArray[Scalar]) -> None:
         """Add values at the end."""
         self._length += len(block)
-        if self._path is None:
-            self._blocks.append(block)
-            return
-        with self._path.open("ab") as file:
-            file.write(np.ascontiguousarray(block, self._dtype).data)
+        self._blocks.append(block)
+        if self._path and (self._length - self._written) * block.itemsize > HELD_BYTES:
+            self._write(self._path)
+
+    def _write(self, path: Path) -> None:
+        with path.open("ab") as file:
+            for block in self._blocks:
+                file.write(np.ascontiguousarray(block, self._dtype).data)
+        self._blocks, self._written = [], self._length
 
     def array(self) -> npt.NDArray[Scalar]:
         """Return all values as one read-only array."""
-        if self._path is not None and self._length:
+        if self._path and self._written:
+            if self._blocks:
+                self._write(self._path)
             return np.asarray(np.memmap(self._path, self._dtype, "r"))
         if len(self._blocks) != 1:
             self._blocks = [self._joined()]

@@ -54,7 +54,8 @@ class DecontaminateConfig(StageConfig):
         description="Jaccard similarity of word 5-grams from which on a user asks what a prompt does.",
     )
     action: Literal["drop", "report"] = Field(
-        default="drop", description="Drop contaminated conversations, or only count them."
+        default="drop",
+        description="Drop contaminated conversations, or keep them with `contaminated` in their metadata.",
     )
 
 
@@ -63,9 +64,9 @@ def benchmark_digests(config: DecontaminateConfig) -> dict[str, str]:
     return source_digests(config) if config.sources else {}
 
 
-@stage(produces=Dataset, version=2, outside=benchmark_digests)
+@stage(produces=Dataset, version=3, outside=benchmark_digests)
 def decontaminate(out: Output, config: DecontaminateConfig, conversations: Dataset) -> None:
-    """Every conversation that holds no benchmark's prompt; the others dropped with the prompt's place."""
+    """Every conversation that holds no benchmark's prompt; the others dropped or marked with its place."""
     from pipeline_lib.curation.blocks import sift
 
     benchmarks = _benchmarks(config)
@@ -75,10 +76,13 @@ def decontaminate(out: Output, config: DecontaminateConfig, conversations: Datas
 
 
 def _judged(benchmarks: Benchmarks | None, drops: bool, block: pa.RecordBatch) -> Outcome:
+    from pipeline_lib import records
     from pipeline_lib.curation.blocks import Outcome
 
     found = benchmarks.find(_texts(block), _asked(block)) if benchmarks else [None] * block.num_rows
     verdicts = [("contaminated", hit) if hit and drops else None for hit in found]
+    if not drops:
+        block = records.noted(block, [{"contaminated": hit} if hit else {} for hit in found])
     return Outcome(block, verdicts, {"contaminated": sum(hit is not None for hit in found)})
 
 

@@ -81,7 +81,7 @@ class DeduplicateConfig(StageConfig):
         return self
 
 
-@stage(produces=Dataset, version=1)
+@stage(produces=Dataset, version=2)
 def deduplicate(
     out: Output, config: DeduplicateConfig, conversations: Dataset, alike: Likeness | None = None
 ) -> None:
@@ -97,8 +97,9 @@ def deduplicate(
     by_words = _blanks_apart(index.clusters(config.threshold), blank)
     clusters = _with_meanings(by_words, alike) if alike else by_words
     survivors = _survivors(clusters, worth)
-    names = _Names.read(conversations, (clusters.roots, clusters.partners, survivors))
-    fates = _Fates(clusters, by_words.roots, survivors, names, index.keys)
+    linked = _with_partners(clusters, survivors)
+    names = _Names.read(conversations, (clusters.roots, linked.partners, survivors))
+    fates = _Fates(linked, by_words.roots, survivors, names, index.keys)
     read = 0
     with records.DatasetWriter(out.path) as writer:
         for batch in records.tracked(out, conversations, "writing"):
@@ -108,17 +109,18 @@ def deduplicate(
     out.stats = {**writer.stats(read), "clusters": len(np.unique(clusters.roots[clusters.duplicates]))}
 
 
-def compared(batch: pa.RecordBatch, compare: Compared) -> list[str]:
+def compared(batch: pa.RecordBatch, compare: Compared) -> pa.LargeStringArray:
     """Return for each conversation the text that is compared: contents, tool calls, both sides of a pair."""
     from pipeline_lib import records
 
     columns = ("messages",) if compare == "prompt" else ("messages", *SIDES)
-    return records.text_of(batch, ROLES[compare], columns, ("content", "tool_calls"))
+    return records.text_column(batch, ROLES[compare], columns, ("content", "tool_calls"))
 
 
 def _read(out: Output, conversations: Dataset, config: DeduplicateConfig) -> tuple[Index, Flags, Worth]:
     """Return the texts' index, and for each conversation whether it lacks the text, and its worth."""
     import numpy as np
+    import pyarrow.compute as pc
 
     from pipeline_lib.curation.indexing import Columns, index_texts
     from pipeline_lib.curation.near_duplicates import Index
@@ -134,9 +136,9 @@ def _read(out: Output, conversations: Dataset, config: DeduplicateConfig) -> tup
         engine=settings().engine,
     )
 
-    def read(block: pa.RecordBatch) -> tuple[list[str], Columns]:
+    def read(block: pa.RecordBatch) -> tuple[pa.LargeStringArray, Columns]:
         texts = compared(block, config.compare)
-        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        lengths = np.asarray(pc.utf8_length(texts))
         worth = enumerate(_worth(block, config, lengths))
         return texts, {"blank": lengths == 0} | {f"worth-{i}": column for i, column in worth}
 
@@ -208,6 +210,21 @@ def _survivors(clusters: Clusters, worth: Worth) -> Positions:
     return survivors[clusters.roots]
 
 
+def _with_partners(clusters: Clusters, survivors: Positions) -> Clusters:
+    """Return the clusters with a partner for each root that a better one displaced: the first that has it."""
+    import numpy as np
+
+    from pipeline_lib.curation.clusters import Clusters
+
+    own = np.arange(len(clusters))
+    displaced = (clusters.partners == own) & (survivors != own)
+    followers = np.flatnonzero(displaced[clusters.partners] & (clusters.partners != own))[::-1]
+    partners, jaccards = clusters.partners.copy(), clusters.jaccards.copy()
+    partners[clusters.partners[followers]] = followers
+    jaccards[clusters.partners[followers]] = clusters.jaccards[followers]
+    return Clusters(clusters.roots, partners, jaccards)
+
+
 @dataclass(frozen=True)
 class _Names:
     """The ids of those conversations that others name: few in memory where few are alike."""
@@ -270,11 +287,9 @@ class _Fates:
         name = self.names[survivor]
         if all(half[place] == half[survivor] for half in self.keys):
             return "exact_duplicate", f"follows {name}"
-        # The root that a better one displaced has no partner of its own; its cluster's members were verified.
-        partner = int(self.clusters.partners[place])
-        through = "" if partner in (survivor, place) else f" through {self.names[partner]}"
-        similarity = float(self.clusters.jaccards[place])
-        if self.by_words[place] != self.by_words[survivor if partner == place else partner]:
+        partner, similarity = int(self.clusters.partners[place]), float(self.clusters.jaccards[place])
+        through = "" if partner == survivor else f" through {self.names[partner]}"
+        if self.by_words[place] != self.by_words[partner]:
             return "semantic_duplicate", f"follows {name}{through} (cosine {similarity:.3f})"
         return "near_duplicate", f"follows {name}{through} (Jaccard {similarity:.3f})"
 

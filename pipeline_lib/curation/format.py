@@ -69,7 +69,7 @@ class FormatConfig(StageConfig):
         return self
 
 
-@stage(produces=Dataset, version=2)
+@stage(produces=Dataset, version=3)
 def format(out: Output, config: FormatConfig, conversations: Dataset) -> None:
     """Every conversation in the configured form, plain texts kept or dropped with the reason."""
     from pipeline_lib.curation.blocks import sift
@@ -82,23 +82,34 @@ def _judged(config: FormatConfig, block: pa.RecordBatch) -> Outcome:
     from pipeline_lib import records
     from pipeline_lib.curation.blocks import Outcome
 
-    rows = block.to_pylist()
-    verdicts = [_verdict(row, config) for row in rows]
-    for place, row in enumerate(rows):
-        if row["messages"] and row["messages"][0]["role"] != "text":
-            try:
-                rows[place] = _formatted(row, config) if verdicts[place] is None else row
-            except TemplateRefusedError as error:
-                verdicts[place] = ("template_refused", str(error))
-    return Outcome(records.from_rows(rows), verdicts)
+    plain = _plain_texts(block)
+    refused = ("plain_text", "a plain text has no question and answer")
+    verdicts = [refused if text and config.plain_text == "drop" else None for text in plain]
+    if config.style == "chat" and not config.system:
+        return Outcome(block, verdicts)
+    chats = [place for place, text in enumerate(plain) if not text]
+    rows = records.select(block, [not text for text in plain]).to_pylist()
+    for turn, (place, row) in enumerate(zip(chats, rows, strict=True)):
+        verdicts[place] = _verdict(row, config)
+        try:
+            rows[turn] = _formatted(row, config) if row["messages"] and not verdicts[place] else row
+        except TemplateRefusedError as error:
+            verdicts[place] = ("template_refused", str(error))
+    return Outcome(records.replaced(block, chats, records.from_rows(rows)), verdicts)
+
+
+def _plain_texts(block: pa.RecordBatch) -> list[bool]:
+    """Return for each conversation whether it has a message of role ``text``."""
+    import pyarrow.compute as pc
+
+    lists = block.column("messages")
+    parents = pc.list_parent_indices(lists).filter(pc.equal(lists.flatten().field("role"), "text"))
+    texts = set(parents.to_pylist())
+    return [place in texts for place in range(block.num_rows)]
 
 
 def _verdict(row: dict[str, Any], config: FormatConfig) -> tuple[str, str] | None:
     roles = [message["role"] for message in row["messages"] or ()]
-    if "text" in roles:
-        return (
-            None if config.plain_text == "keep" else ("plain_text", "a plain text has no question and answer")
-        )
     turns = roles[1:] if roles[:1] == ["system"] else roles
     one_turn = turns == (["user"] if row["chosen"] else ["user", "assistant"])
     if config.style == "alpaca" and not one_turn:

@@ -6,7 +6,7 @@ of new conversations costs little more than that one per cent to sign.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -17,16 +17,17 @@ import pyarrow as pa
 
 from pipeline_lib import records
 from pipeline_lib.core.output import Output
-from pipeline_lib.curation.blocks import cut, digest
+from pipeline_lib.curation.blocks import cut, digested
 from pipeline_lib.curation.columns import Column
 from pipeline_lib.curation.kept_blocks import KeptBlocks
 from pipeline_lib.curation.near_duplicates import Index, Signed
+from pipeline_lib.curation.shingles import Texts
 from pipeline_lib.curation.workers import Submit, in_order, known_or
 from pipeline_lib.kinds import Dataset
 from pipeline_lib.settings import settings
 
 Columns = dict[str, npt.NDArray[Any]]
-Read = Callable[[pa.RecordBatch], tuple[Sequence[str], Columns]]
+Read = Callable[[pa.RecordBatch], tuple[Texts, Columns]]
 """A block's texts (n), and what a stage wants to know about them (n each)."""
 
 
@@ -40,7 +41,7 @@ def index_texts(out: Output, conversations: Dataset, index: Index, read: Read) -
     columns = {name: Column(none.dtype, out.work / f"column-{name}") for name, none in nothing.items()}
     blocks = cut(records.batches(conversations.shards()))
     with _engine(partial(_signed, index, read)) as submit:
-        found = in_order(blocks, lambda block: _begun(block, kept, submit))
+        found = in_order(digested(blocks, kept), partial(_begun, kept, submit))
         for one in out.track(found, "reading", conversations.count(), lambda one: len(one["sizes"])):
             index.extend(Signed(*(one[name] for name in Signed._fields)))
             for name, column in columns.items():
@@ -67,7 +68,7 @@ def _engine(sign: Callable[[pa.RecordBatch], Columns]) -> Iterator[Submit[pa.Rec
 
 
 def _begun(
-    block: pa.RecordBatch, kept: KeptBlocks, submit: Submit[pa.RecordBatch, Columns]
+    kept: KeptBlocks, submit: Submit[pa.RecordBatch, Columns], piece: tuple[str, pa.RecordBatch]
 ) -> Callable[[], Columns]:
-    key = "" if kept.off else digest(block)
+    key, block = piece
     return known_or(kept.read_arrays(key), lambda: submit(block), lambda made: kept.write_arrays(key, made))

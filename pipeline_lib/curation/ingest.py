@@ -10,15 +10,21 @@ means), ``reading`` (rows to conversations), ``intake`` (all of it, on every cor
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline_lib.core.config import StageConfig
 from pipeline_lib.core.errors import DataError
 from pipeline_lib.core.output import Output
+from pipeline_lib.core.progress import mention
 from pipeline_lib.core.stage import stage
 from pipeline_lib.curation.sources import Source, source_digests
 from pipeline_lib.kinds import Dataset
+
+if TYPE_CHECKING:
+    from pipeline_lib.curation.intake import OpenSource
 
 
 class IngestConfig(StageConfig):
@@ -27,6 +33,14 @@ class IngestConfig(StageConfig):
     sources: tuple[Source, ...] = Field(
         default=(), description="Where conversations come from, read in this order."
     )
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _is_a_list(cls, sources: object) -> object:
+        if isinstance(sources, str | dict):
+            given = sources if isinstance(sources, str) else "…"
+            raise ValueError(f"sources is a list: write [{{path: {given}}}]")
+        return sources
 
 
 @stage(produces=Dataset, version=2, outside=source_digests)
@@ -46,14 +60,18 @@ def ingest(out: Output, config: IngestConfig) -> None:
             writer.sift(arrivals.named(one.batch), one.verdicts)
             suspect.update(one.counts["suspect"])
             read += one.batch.num_rows
-        _check(config, read, digests)
+        _check(opened)
+        if source_digests(config) != digests:
+            raise DataError("a source changed while it was read; run again when nothing writes to it")
     out.stats.update(writer.stats(read))
     out.stats["suspect"] = dict(suspect)
     out.stats["sources"] = [one.stats() | {"digest": digests[f"source.{i}"]} for i, one in enumerate(opened)]
 
 
-def _check(config: IngestConfig, read: int, digests: dict[str, str]) -> None:
-    if not read:
-        raise DataError("the sources hold no row at all; check ingest.sources")
-    if source_digests(config) != digests:
-        raise DataError("a source changed while it was read; run again when nothing writes to it")
+def _check(opened: Sequence[OpenSource]) -> None:
+    """Say which sources gave nothing; DataError where there is not one row."""
+    if not any(one.rows for one in opened):
+        raise DataError("; ".join([*(one.nothing() for one in opened), "check ingest.sources"]))
+    for one in opened:
+        if not one.kept:
+            mention(one.nothing())

@@ -50,6 +50,8 @@ class OpenSource:
     rows: int = 0
     kept: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    first: str = ""
+    """The evidence of the first row that was dropped."""
 
     @property
     def is_full(self) -> bool:
@@ -78,8 +80,17 @@ class OpenSource:
                 outcome = Outcome(batch, outcome.verdicts[:end], counts)
         self.rows += len(counts["items"])
         self.kept += sum(verdict is None for verdict in outcome.verdicts)
-        self.reasons.update(verdict[0] for verdict in outcome.verdicts if verdict)
+        dropped = [verdict for verdict in outcome.verdicts if verdict]
+        self.reasons.update(reason for reason, _ in dropped)
+        self.first = self.first or next((detail for _, detail in dropped), "")
         return outcome
+
+    def nothing(self) -> str:
+        """Return in words why nothing was kept of the source."""
+        if not self.rows:
+            return f"{self.source.place}: no row at all"
+        why = ", ".join(f"{reason} {count}" for reason, count in sorted(self.reasons.items()))
+        return f"{self.source.place}: 0 of {self.rows} rows kept ({why}; the first: {self.first})"
 
     def stats(self) -> dict[str, Any]:
         """Return what the manifest says about the source."""
@@ -99,7 +110,7 @@ class OpenSource:
         unit = "line" if opened.container.counts_lines else "row"
         columns, weight = self.source.columns, self.source.weight
         reading = Reading(self.label, opened.file.name, unit, opened.format, columns, weight)
-        return reading, read(opened.file.open, opened.file.name, opened.container)
+        return reading, read(opened.file.open, opened.file.place, opened.container)
 
     def _documented(self) -> Iterator[tuple[Reading, Iterator[Row]]]:
         from pipeline_lib.curation.pydocs import read_pydocs
@@ -164,9 +175,9 @@ def _open_files(source: Source) -> list[_OpenFile]:
     def recognise(value: Any) -> bool:
         return shapes.detect(rename(value)) is not None
 
-    files = [(file, identify(file.open, file.name, recognise)) for file in files_of(source)]
+    files = [(file, identify(file.open, file.place, recognise)) for file in files_of(source)]
     heads = [
-        [parsed(row) for row in itertools.islice(read(file.open, file.name, container), SAMPLE_ROWS)]
+        [parsed(row) for row in itertools.islice(read(file.open, file.place, container), SAMPLE_ROWS)]
         for file, container in files
     ]
     _check_columns(source, heads)
@@ -175,7 +186,7 @@ def _open_files(source: Source) -> list[_OpenFile]:
     if usual is None and any(heads):
         error = next(row for head in heads for row in head if row.error)
         raise DataError(
-            f"{source.label}: none of its first rows can be read; the first: {error.place}: {error.error}"
+            f"{source.place}: none of its first rows can be read; row {error.place} {error.error}"
         )
     return [
         _OpenFile(file, container, name or usual or "text")
@@ -189,7 +200,7 @@ def _format(source: Source, file: File, head: list[Row], rename: Callable[[Any],
     if source.format:
         if values and not any(_fits(source.format, value) for value in values):
             raise DataError(
-                f"{file.name}: none of its first {len(values)} rows is {source.format}; leave format out to "
+                f"{file.place}: none of its first {len(values)} rows is {source.format}; leave format out to "
                 "have it found, or map its columns, such as columns: {prompt: …, completion: …}"
             )
         return source.format
@@ -202,7 +213,7 @@ def _format(source: Source, file: File, head: list[Row], rename: Callable[[Any],
         ", ".join(map(str, values[0])) if isinstance(values[0], Mapping) else f"a {type(values[0]).__name__}"
     )
     raise DataError(
-        f"{file.name}: no format has rows like its first ({keys[:200]}); "
+        f"{file.place}: no format has rows like its first ({keys[:200]}); "
         f"name the format ({', '.join(shapes.FORMATS)}) "
         "and map its columns, such as columns: {prompt: …, completion: …}"
     )
@@ -218,10 +229,14 @@ def _fits(name: str, value: Any) -> bool:
 
 def _check_columns(source: Source, heads: list[list[Row]]) -> None:
     present = {key for head in heads for row in head if isinstance(row.value, Mapping) for key in row.value}
+    if source.columns and not present and any(not row.error for head in heads for row in head):
+        raise DataError(f"{source.place}: its rows are texts without columns; leave columns out")
     for ours, theirs in source.columns.items():
         if present and theirs not in present:
-            hint = did_you_mean(theirs, sorted(map(str, present)))
-            raise DataError(f"{source.label}: columns.{ours}: no column {theirs!r}; {hint[:200]}")
+            hint = did_you_mean(theirs, sorted(map(str, present)))[:200]
+            if ours in present and theirs in shapes.COLUMNS:
+                hint = f"our name comes first: {{{theirs}: {ours}}}"
+            raise DataError(f"{source.place}: columns.{ours}: the file has no column {theirs!r}; {hint}")
 
 
 def _named(names: Iterable[str]) -> str:

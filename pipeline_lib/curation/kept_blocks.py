@@ -43,12 +43,15 @@ class KeptBlocks:
         if self._directory is None:
             return None
         try:
-            with pa.OSFile(str(self._directory / f"{key}.arrow")) as file, pa.ipc.open_file(file) as reader:
+            path, options = self._directory / f"{key}.arrow", pa.ipc.IpcReadOptions(use_threads=False)
+            with pa.OSFile(str(path)) as file, pa.ipc.open_file(file, options=options) as reader:
                 notes = json.loads(reader.schema.metadata[b"notes"])
-                changed = reader.read_all()
+                changed = reader.get_batch(0)
         except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
             return None
-        rows = _with_changed(block, changed)
+        places = changed.column("place").to_pylist()
+        rows = changed.drop_columns(["place"])
+        rows = rows if block is None else records.replaced(block, places, rows)
         verdicts: list[Verdict] = [None] * rows.num_rows
         for place, reason, detail in notes["dropped"]:
             verdicts[place] = (reason, detail)
@@ -92,6 +95,8 @@ class KeptBlocks:
         block: pa.RecordBatch | None = None,
     ) -> None:
         """Keep what was made of a block, or of what was no block before."""
+        if self.off:
+            return
         dropped = [(place, *verdict) for place, verdict in enumerate(verdicts) if verdict is not None]
         notes = json.dumps({"dropped": dropped, "counts": counts}).encode()
         places = list(range(made.num_rows) if block is None else _changed(block, made, 0, block.num_rows))
@@ -100,7 +105,7 @@ class KeptBlocks:
         def save(path: Path) -> None:
             schema, options = (
                 _SCHEMA.with_metadata({"notes": notes}),
-                pa.ipc.IpcWriteOptions(compression="zstd"),
+                pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False),
             )
             with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema, options=options) as writer:
                 writer.write_batch(rows)
@@ -125,17 +130,3 @@ def _changed(before: pa.RecordBatch, after: pa.RecordBatch, begin: int, end: int
     middle = (begin + end) // 2
     yield from _changed(before, after, begin, middle)
     yield from _changed(before, after, middle, end)
-
-
-def _with_changed(block: pa.RecordBatch | None, changed: pa.Table) -> pa.RecordBatch:
-    """Return the block with the changed rows in their places; without a block, those rows."""
-    if block is None:
-        return changed.drop_columns(["place"]).combine_chunks().to_batches()[0]
-    if not changed.num_rows:
-        return block
-    sources = list(range(block.num_rows))
-    for row, place in enumerate(changed.column("place").to_pylist()):
-        sources[place] = block.num_rows + row
-    both = pa.concat_tables([pa.Table.from_batches([block]), changed.drop_columns(["place"])])
-    (whole,) = both.combine_chunks().take(pa.array(sources, pa.int64())).combine_chunks().to_batches()
-    return whole

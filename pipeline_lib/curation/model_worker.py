@@ -153,7 +153,7 @@ def embeddings(loaded: Loaded, block: pa.RecordBatch) -> Columns:
     """
     import torch
 
-    texts = compared(block, loaded.config["compare"])
+    texts = compared(block, loaded.config["compare"]).to_pylist()
     encoded = loaded.tokenizer(texts, truncation=True, max_length=loaded.longest)["input_ids"]
     found = np.zeros((len(texts), loaded.model.config.get_text_config().hidden_size), np.float16)
     for places in score_batches([len(ids) for ids in encoded], loaded.model.device.type):

@@ -168,9 +168,9 @@ class Index:
         """Return the same for two selections of the index's texts, each numbered by its place in its own."""
         texts = np.concatenate([corpus, queries])
         first, distinct = self._distinct(texts)
-        rows, best = self._rows(texts[distinct]), BestPartners(len(distinct))
-        sides = (distinct >= len(corpus)).astype(np.int64)
-        for pairs in candidates(self._bands(texts[distinct]), rows, sides, threshold):
+        texts, sides = texts[distinct], (distinct >= len(corpus)).astype(np.int64)
+        rows, best = self._rows(texts), BestPartners(len(distinct))
+        for pairs in candidates(self._bands(texts), rows, sides, threshold):
             best.improve(*alike(rows, pairs, threshold, self._workers))
         return best.matches(first, distinct, len(corpus))
 

@@ -18,6 +18,8 @@ from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import Dataset
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
 
     from pipeline_lib.curation.blocks import Outcome
@@ -29,7 +31,8 @@ CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 TRAILING = re.compile(r"[ \t]+(?=\n|$)")
 BLANK_LINES = re.compile(r"\n{4,}")
 INDENTED_LINE = re.compile(r"\n[ \t]+\S")
-CLEAN_ASCII = re.compile(r"(?:[\x20-\x7e]|\n(?!\n\n\n))*")
+SUSPECT = r"[^\x20-\x7e\n]|\n{4}| \n|\A[ \n]|[ \n]\z"
+"""What a text has that is not in its one form yet, and some of those that are (RE2)."""
 
 MOST_PASSES = 8
 
@@ -70,7 +73,7 @@ def _normalized(config: NormalizeConfig, block: pa.RecordBatch) -> Outcome:
     from pipeline_lib import records
     from pipeline_lib.curation.blocks import Outcome
 
-    texts, changed = records.map_contents(block, text_normalizer(fix_encoding=config.fix_encoding))
+    texts, changed = records.map_contents(block, text_normalizer(fix_encoding=config.fix_encoding), SUSPECT)
     batch, verdicts, turned = regular_turns(texts, config)
     if config.language:
         batch = _with_languages(batch)
@@ -99,8 +102,6 @@ def text_normalizer(*, fix_encoding: bool) -> Callable[[str], str]:
     )
 
     def once(text: str) -> str:
-        if CLEAN_ASCII.fullmatch(text) and " \n" not in text:
-            return _without_margins(text)
         if fix_encoding and not text.isascii():
             text = ftfy.fix_text(text, settings)
         text = CONTROL.sub("", INVISIBLE.sub("", LINE_END.sub("\n", text)))
@@ -130,12 +131,15 @@ def regular_turns(
     batch: pa.RecordBatch, config: NormalizeConfig
 ) -> tuple[pa.RecordBatch, list[tuple[str, str] | None], int]:
     """Return the batch with regular turns, (reason, detail) for those without, and how many changed."""
+    import pyarrow as pa
+
     from pipeline_lib import records
 
-    rows = batch.to_pylist()
-    verdicts: list[tuple[str, str] | None] = []
+    places = _irregular(batch).tolist()
+    rows = batch.take(pa.array(places, pa.int64())).to_pylist()
+    verdicts: list[tuple[str, str] | None] = [None] * batch.num_rows
     changed = 0
-    for row in rows:
+    for place, row in zip(places, rows, strict=True):
         before = row["messages"] or []
         after, verdict = _turns(
             before, config, paired=row["chosen"] is not None or row["rejected"] is not None
@@ -143,8 +147,37 @@ def regular_turns(
         if after != before:
             row["messages"] = after
             changed += 1
-        verdicts.append(verdict or _sides(row))
-    return (records.from_rows(rows) if changed else batch), verdicts, changed
+        verdicts[place] = verdict or _sides(row)
+    return (records.replaced(batch, places, records.from_rows(rows)) if changed else batch), verdicts, changed
+
+
+def _irregular(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    """Return the places of all conversations but those that are regular at a glance.
+
+    A plain text that says something is, and so are turns up to an answer that all say something; a preference
+    pair never is.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from pipeline_lib import records
+
+    lists = batch.column("messages")
+    flat, parents = lists.flatten(), np.asarray(pc.list_parent_indices(lists))
+    roles = np.asarray(pc.fill_null(pc.index_in(flat.field("role"), pa.array(records.ROLES)), -1))
+    assistant, tool, text = map(records.ROLES.index, ("assistant", "tool", "text"))
+    first, last = np.diff(parents, prepend=-1) != 0, np.diff(parents, append=-1) != 0
+    repeated = ~first & (np.diff(roles, prepend=-1) == 0) & (roles != tool)
+    ends = (first & (roles == assistant)) | (last & (roles != assistant))
+    odd = repeated | ends | np.isin(roles, (-1, text))
+    odd &= ~records.plain_texts(batch)[parents]
+    odd |= np.asarray(pc.fill_null(pc.equal(flat.field("content"), ""), True))
+    irregular = np.bincount(parents, minlength=len(lists)) == 0
+    irregular[parents[odd]] = True
+    for side in ("chosen", "rejected"):
+        irregular |= np.asarray(pc.is_valid(batch.column(side)))
+    return np.flatnonzero(irregular)
 
 
 def _sides(row: dict[str, Any]) -> tuple[str, str] | None:

@@ -83,7 +83,7 @@ class Found:
     examples: tuple[str, ...]
 
 
-@stage(produces=Profile, version=2)
+@stage(produces=Profile, version=3)
 def profile(out: Output, config: ProfileConfig, curation: tuple[Dataset, ...], tokenizer: Model) -> None:
     """One page on the data as they came and as they are trained on, with advice on their number."""
     from pipeline_lib.curation import measures

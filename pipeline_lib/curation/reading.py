@@ -21,7 +21,7 @@ from pipeline_lib.curation.blocks import Outcome
 from pipeline_lib.curation.rows import Row, parsed
 from pipeline_lib.curation.turns import FormatError
 
-PLACES = ("file", "line", "row")
+PLACES = frozenset({"file", "line", "row"})
 """Metadata that says where in its source a conversation stood."""
 _FIELDS = tuple(field.name for field in records.MESSAGE)
 _MARKUP = r"(?i)</?(?:p|br|div|span|a|li|ul|ol|td|tr|table|h[1-6]|b|i|strong|em|img|script)(?:\s[^<>]*)?/?>"
@@ -88,10 +88,12 @@ def conversations_of(run: Run) -> Outcome:
 def suspects(batch: pa.RecordBatch) -> dict[str, int]:
     """Return how many messages look like HTML, like encoding damage, or hold replacement characters."""
     contents = batch.column("messages").flatten().field("content")
+    tagged = contents.filter(pc.match_substring(contents, "<"))
+    foreign = contents.filter(pc.invert(pc.string_is_ascii(contents)))
     return {
-        "markup": _count(pc.match_substring_regex(contents, _MARKUP)),
-        "mojibake": _count(pc.match_substring_regex(contents, _MOJIBAKE)),
-        "replacement_character": _count(pc.match_substring(contents, "\ufffd")),
+        "markup": _count(pc.match_substring_regex(tagged, _MARKUP)),
+        "mojibake": _count(pc.match_substring_regex(foreign, _MOJIBAKE)),
+        "replacement_character": _count(pc.match_substring(foreign, "\ufffd")),
     }
 
 
@@ -147,7 +149,7 @@ def _dropped(reading: Reading, reason: str, why: str, place: Mapping[str, Any]) 
 
 
 def _metadata_text(metadata: Mapping[str, Any], place: Mapping[str, Any]) -> str:
-    if any(key in metadata for key in PLACES):
+    if not PLACES.isdisjoint(metadata):
         metadata = {f"column.{key}" if key in PLACES else key: value for key, value in metadata.items()}
     return orjson.dumps({**metadata, **place}, default=str).decode()
 

@@ -89,7 +89,7 @@ class ScrubConfig(StageConfig):
         return {"names": file_digests().of_all(files, directory)}
 
 
-@stage(produces=Dataset, version=4, outside=ScrubConfig.names_digest)
+@stage(produces=Dataset, version=5, outside=ScrubConfig.names_digest)
 def scrub(out: Output, config: ScrubConfig, conversations: Dataset) -> None:
     """No personal data of the configured kinds in any message; each is counted, none is written down."""
     from pipeline_lib.curation.blocks import sift
@@ -128,33 +128,37 @@ class _Findings:
 
 
 def _scrubbed(config: ScrubConfig, batch: pa.RecordBatch) -> Outcome:
+    import pyarrow as pa
+
     from pipeline_lib import records
     from pipeline_lib.curation.blocks import Outcome
-    from pipeline_lib.personal_data.replace import Replacer
+    from pipeline_lib.personal_data.replace import Replacer, examples
 
     replacer = Replacer(kinds=config.kinds, recognisers=_recognisers(config), seed=config.seed)
     found = _Findings()
     verdicts: list[tuple[str, str] | None] = [None] * batch.num_rows
     # No pattern tells where a name may be: then every conversation is looked at.
     places = list(range(batch.num_rows)) if replacer.recognisers else _suspects(batch, config)
-    if not places:
-        return Outcome(batch, verdicts, asdict(found))
-    rows = batch.to_pylist()
-    for place in places:
-        texts = _texts(rows[place])
-        clean, counts = replacer.replace(
-            texts, "surrogate" if config.action == "surrogate" else "placeholder", rows[place]["id"]
+    rows = batch.take(pa.array(places, pa.int64())).to_pylist()
+    touched = {}
+    for place, row in zip(places, rows, strict=True):
+        texts = _texts(row)
+        spans = replacer.find(texts)
+        clean, counts = replacer.replace_found(
+            texts, spans, "surrogate" if config.action == "surrogate" else "placeholder", row["id"]
         )
         if counts:
-            found.add(counts, replacer.examples(texts))
+            found.add(counts, examples(texts, spans))
             # A dropped conversation is written down too, so its personal data go in every case.
-            _put(rows[place], clean)
+            _put(row, clean)
+            touched[place] = row
             if config.action == "drop":
                 verdicts[place] = (
                     "personal_data",
                     ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items())),
                 )
-    return Outcome(records.from_rows(rows), verdicts, asdict(found))
+    changed = records.from_rows(list(touched.values()))
+    return Outcome(records.replaced(batch, list(touched), changed), verdicts, asdict(found))
 
 
 @lru_cache(maxsize=1)
@@ -180,23 +184,23 @@ def _suspects(batch: pa.RecordBatch, config: ScrubConfig) -> list[int]:
 
     from pipeline_lib.personal_data.detect import find, suspicious
 
-    suspects: set[int] = set()
+    everyone = pa.array(range(batch.num_rows), pa.int64())
+    texts, owners = [], []
     for column in LISTS:
         lists = batch.column(column)
-        parents = pc.list_parent_indices(lists)
-        for name in FIELDS:
-            texts = pc.fill_null(lists.flatten().field(name), "")
-            suspects.update(parents.filter(suspicious(texts, config.kinds)).to_pylist())
+        texts += [lists.flatten().field(name) for name in FIELDS]
+        owners += [pc.list_parent_indices(lists)] * len(FIELDS)
     for name in PLAIN:
         plain = pc.fill_null(batch.column(name), "")
-        elsewhere = suspicious(
-            pc.replace_substring_regex(plain, _PLACE, "", max_replacements=1), config.kinds
-        )
+        texts.append(pc.replace_substring_regex(plain, _PLACE, "", max_replacements=1))
         files = pc.struct_field(pc.extract_regex(plain, _PLACE), "file")
         telling = [file for file in files.unique().to_pylist() if file and find(file, config.kinds)]
-        looked_at = pc.or_(elsewhere, pc.is_in(files, pa.array(telling, pa.string())))
-        suspects.update(pa.array(range(batch.num_rows)).filter(looked_at).to_pylist())
-    return sorted(suspects)
+        texts.append(pc.if_else(pc.is_in(files, pa.array(telling, pa.string())), files, None))
+        owners += [everyone] * 2
+    # All of them at once: the pattern's automaton is built anew at every call.
+    together = pa.concat_arrays([column.cast(pa.large_string()) for column in texts])
+    looked_at = suspicious(together, config.kinds)
+    return sorted(set(pa.concat_arrays(owners).filter(looked_at).to_pylist()))
 
 
 def _places(row: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:

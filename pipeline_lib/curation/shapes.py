@@ -8,6 +8,7 @@ dictionaries with ``messages`` and, where the row has them, ``tools``, ``chosen`
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -37,6 +38,12 @@ _ANSWERS = ("completion", "output", "answer", "response", "solution")
 _LABELS = ("label", "kto_tag")
 _TEXTS = ("text", "content")
 _SIDES = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))
+COLUMNS = frozenset(
+    {*_TURNS, *_PROMPTS, *_ANSWERS, *_LABELS, *_TEXTS, *itertools.chain(*_SIDES)}
+    | {"system", "tools", "history", "context", "role", "replies"}
+    | {"message_id", "parent_id", "message_tree_id"}
+)
+"""Every name of a column that a format knows; what other columns hold is metadata."""
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 _TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 

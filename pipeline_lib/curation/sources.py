@@ -7,6 +7,7 @@ module imports nothing heavy; ``hub`` knows the hub, ``readers`` open the files.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import io
 import itertools
@@ -14,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
@@ -27,7 +28,7 @@ from pipeline_lib.core.outside import FileDigests
 from pipeline_lib.core.stage import syntax_hash
 from pipeline_lib.curation import hub
 from pipeline_lib.curation.readers import is_readable_name
-from pipeline_lib.curation.shapes import Format
+from pipeline_lib.curation.shapes import COLUMNS, Format
 from pipeline_lib.settings import file_digests
 
 _MAGIC = "*?["
@@ -66,6 +67,13 @@ class Source(StageConfig):
         default=None, ge=1, description="Conversations kept at most, from the beginning; none keeps all."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_mapping(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"a source is a mapping: write {{path: {value}}}, or hub or name for path")
+        return value
+
     @field_validator("path")
     @classmethod
     def _no_secret(cls, path: str | None) -> str | None:
@@ -85,6 +93,20 @@ class Source(StageConfig):
             )
         return weight
 
+    @field_validator("columns")
+    @classmethod
+    def _names_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        for ours, theirs in columns.items():
+            # `prompt_id` is a name of its own, `promt` is not.
+            known = [name for name in sorted(COLUMNS) if name.count("_") == ours.count("_")]
+            near = difflib.get_close_matches(ours, known, n=1, cutoff=0.75)
+            if near and ours not in COLUMNS:
+                raise ValueError(f"no format knows a column {ours!r}; did you mean {near[0]!r}?")
+            twice = [name for name, column in columns.items() if column == theirs]
+            if len(twice) > 1:
+                raise ValueError(f"{' and '.join(twice)} are both to be the file's {theirs!r}; name it once")
+        return columns
+
     @model_validator(mode="after")
     def _one_place(self) -> Source:
         given = [key for key in ("path", "hub", "name") if getattr(self, key) is not None]
@@ -101,7 +123,12 @@ class Source(StageConfig):
     @property
     def label(self) -> str:
         """What the source is called in the records: the dataset's or the file's name, or ``pydocs``."""
-        return self.name or self.hub or str(self.path).rstrip("/").rsplit("/", 1)[-1]
+        return self.place.rstrip("/").rsplit("/", 1)[-1] if self.path else self.place
+
+    @property
+    def place(self) -> str:
+        """The source as the config names it."""
+        return str(self.name or self.hub or self.path)
 
 
 @dataclass(frozen=True)
@@ -109,6 +136,8 @@ class File:
     """A file of a source: its name relative to the source's root, and how to open it."""
 
     name: str
+    place: str
+    """Where it is, in the words of the config: for errors."""
     open: Callable[[], BinaryIO]
     bytes: int
     path: Path | None = None
@@ -132,7 +161,10 @@ def source_digests(config: Any) -> dict[str, str]:
 def files_of(source: Source) -> list[File]:
     """Return the files of a source with a path or a hub dataset (which is downloaded), sorted by name."""
     if source.hub:
-        found = _local_files(hub.download(source.hub, source.revision))
+        found = [
+            replace(file, place=f"{source.hub}/{file.name}")
+            for file in _local_files(hub.download(source.hub, source.revision))
+        ]
         wanted = [file for file in found if source.split is None or hub.is_of_split(file.name, source.split)]
         if not wanted:
             raise DataError(
@@ -182,10 +214,10 @@ def _found_files(path: Path) -> list[File]:
         root = Path(*plain)
         paths = [found for found in root.glob(str(Path(*path.parts[len(plain) :]))) if found.is_file()]
     else:
-        raise DataError(f"{path}: no such file or folder; check ingest.sources")
+        raise DataError(f"{path}: no such file or folder; check the source's path")
     if not paths:
         why = "no data file in this folder" if path.is_dir() else "matches no file"
-        raise DataError(f"{path}: {why}; check ingest.sources")
+        raise DataError(f"{path}: {why}; check the source's path")
     return sorted((_local_file(found, root) for found in paths), key=lambda file: file.name)
 
 
@@ -202,7 +234,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _local_file(path: Path, root: Path) -> File:
     name = path.relative_to(root).as_posix()
-    return File(name=name, open=lambda: path.open("rb"), bytes=path.stat().st_size, path=path)
+    return File(name, str(path), lambda: path.open("rb"), path.stat().st_size, path)
 
 
 def _is_data(inside: PurePosixPath) -> bool:
@@ -226,7 +258,7 @@ def _remote_files(url: str) -> list[File]:
             f"{url}: cannot be reached ({error}); check the address, the network and the credentials"
         ) from error
     if not infos:
-        raise DataError(f"{url}: matches no file; check ingest.sources")
+        raise DataError(f"{url}: matches no file; check the source's path")
     return [_remote_file(system, info, path) for info in infos]
 
 
@@ -235,7 +267,13 @@ def _remote_file(system: Any, info: dict[str, Any], root: str) -> File:
     inside = name.removeprefix(root).lstrip("/") or name.rsplit("/", 1)[-1]
     mark = next((f"{key}={info[key]} {size}" for key in _ETAGS if info.get(key)), "")
     # fsspec's own files read no line up to a length, which a line without an end asks for.
-    return File(name=inside, open=lambda: io.BufferedReader(system.open(name, "rb")), bytes=size, mark=mark)
+    return File(
+        inside,
+        system.unstrip_protocol(name),
+        lambda: io.BufferedReader(system.open(name, "rb")),
+        size,
+        mark=mark,
+    )
 
 
 def _hashed(file: File) -> str:
@@ -246,6 +284,6 @@ def _hashed(file: File) -> str:
                 sha.update(block)
     except OSError as error:
         raise DataError(
-            f"{file.name}: cannot be read ({error}); check the address and the network"
+            f"{file.place}: cannot be read ({error}); check the address and the network"
         ) from error
     return sha.hexdigest()

@@ -115,6 +115,7 @@ def split(out: Output, config: SplitConfig, conversations: Dataset) -> None:
     }
     if planted:
         out.stats["planted"] = planted
+    del members  # Their columns are mapped, and the audit takes the most memory.
     out.stats["leaks"] = _audit(index, sides, config.threshold)
     _check(config, out.stats)
 
@@ -161,11 +162,11 @@ def _read(out: Output, config: SplitConfig, conversations: Dataset) -> tuple[Ind
         engine=settings().engine,
     )
 
-    def read(block: pa.RecordBatch) -> tuple[list[str], Columns]:
+    def read(block: pa.RecordBatch) -> tuple[pa.LargeStringArray, Columns]:
         groups = _values(block, config.group)
         names = [group or name for group, name in zip(groups, block.column("id").to_pylist(), strict=True)]
         columns = {
-            "prompt": hashes(compared(block, "prompt")),
+            "prompt": hashes(compared(block, "prompt").to_pylist()),
             "name": hashes(names),
             "place": places(names, config.seed),
             "family": hashes(_families(block)),
@@ -179,8 +180,10 @@ def _read(out: Output, config: SplitConfig, conversations: Dataset) -> tuple[Ind
         return compared(block, "conversation"), columns
 
     known = index_texts(out, conversations, index, read)
-    if config.time and len(index) and not known["time_kind"].any():
-        raise DataError(f"split.time: no conversation has the metadata key {config.time!r}")
+    for field, column in (("group", "group"), ("stratify", "stratum"), ("time", "time_kind")):
+        key = getattr(config, field)
+        if key and len(index) and not known[column].any():
+            raise DataError(f"split.{field}: no conversation has the metadata key {key!r}")
     roots = _link(index.clusters(config.threshold).roots, known["prompt"], known.get("group"))
     roots = joined(roots, known["family"])
     ages = ranks(known) if config.time else None

@@ -17,6 +17,7 @@ from functools import cache, partial
 from multiprocessing import forkserver
 from typing import Any, Generic, TypeVar
 
+from pipeline_lib.core.behind import ahead
 from pipeline_lib.core.interrupts import spared
 from pipeline_lib.settings import settings
 
@@ -24,7 +25,7 @@ _AT_HOME = 4
 """Pieces that this process works on alone; with more, others are started."""
 _SENT = 3
 """Pieces for each other process that are sent before it has done the first of them."""
-_AHEAD = 6
+_AHEAD = 3
 """Pieces for each worker that are read before the first of them is needed."""
 
 P = TypeVar("P")
@@ -52,7 +53,7 @@ def working(work: Callable[[P], T]) -> Iterator[Submit[P, T]]:
 def in_order(pieces: Iterable[P], begin: Submit[P, T]) -> Iterator[T]:
     """Yield what was begun for each piece, in order, with a few for each worker under way."""
     waiting: deque[Callable[[], T]] = deque()
-    for piece in pieces:
+    for piece in ahead(pieces, settings().workers > 1):
         waiting.append(begin(piece))
         if len(waiting) > _AHEAD * settings().workers:
             yield waiting.popleft()()

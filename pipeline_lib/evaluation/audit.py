@@ -70,7 +70,7 @@ class AuditConfig(StageConfig):
     seed: int = Field(default=42, ge=0, description="Seed of the canaries' alternatives.")
 
 
-@stage(produces=Audit, version=1)
+@stage(produces=Audit, version=2)
 def audit(out: Output, config: AuditConfig, dataset: Dataset, model: Model, evaluation: Evaluation) -> None:
     """The figures of memorization, extraction, canaries, leaks and contamination, each with its count."""
     from pipeline_lib.evaluation.shared_text import compare_with_training

@@ -132,7 +132,7 @@ class GateConfig(StageConfig):
     )
 
 
-@stage(produces=Verdict, version=4)
+@stage(produces=Verdict, version=5)
 def gate(
     out: Output,
     config: GateConfig,

@@ -20,12 +20,25 @@ class Rule:
 
     rule: str
     metric: str
+    """What the value is a figure of."""
     value: float | None
     low: float | None
     high: float | None
     threshold: float
     passed: bool
     reason: str
+    asked: str
+    """What the value must be, in words."""
+
+
+def at_least(threshold: float) -> str:
+    """Return in words that a value may not be under a threshold."""
+    return f"at least {threshold:g}"
+
+
+def at_most(threshold: float) -> str:
+    """Return in words that a value may not be over a threshold."""
+    return f"at most {threshold:g}"
 
 
 Comparison = Mapping[str, Mapping[str, Any]]
@@ -61,13 +74,14 @@ def beats_base(config: GateConfig, evidence: Evidence) -> Rule | None:
     )
     return Rule(
         "beats_base",
-        "perplexity",
+        "perplexity, less the base model's",
         difference["value"],
         difference["low"],
         difference["high"],
         config.max_p_value,
         passed,
         reason,
+        f"below 0 with p below {config.max_p_value:g}",
     )
 
 
@@ -75,11 +89,12 @@ def holds_against_champion(config: GateConfig, evidence: Evidence) -> Rule | Non
     """Perplexity not above the champion's beyond chance; without a champion there is none to lose against."""
     if config.champion_p_value is None:
         return None
-    name, metric, threshold = "holds_against_champion", "perplexity", config.champion_p_value
+    name, metric = "holds_against_champion", "perplexity, less the champion's"
+    threshold, asked = config.champion_p_value, f"not above 0 with p below {config.champion_p_value:g}"
     if evidence.champion is None:
         reason = "the registry had no other champion to hold it against"
-        return Rule(name, metric, None, None, None, threshold, True, reason)
-    both, difference = evidence.champion[metric], evidence.champion[metric]["difference"]
+        return Rule(name, metric, None, None, None, threshold, True, reason, asked)
+    both, difference = evidence.champion["perplexity"], evidence.champion["perplexity"]["difference"]
     passed = not (difference["value"] > 0 and difference["p_value"] < threshold)
     reason = (
         f"perplexity {both['tuned']:.4g} against {both['champion']:.4g} of the champion, "
@@ -94,6 +109,7 @@ def holds_against_champion(config: GateConfig, evidence: Evidence) -> Rule | Non
         threshold,
         passed,
         reason,
+        asked,
     )
 
 
@@ -112,6 +128,7 @@ def stops_by_itself(config: GateConfig, evidence: Evidence) -> Rule | None:
         config.min_stopped,
         share["value"] >= config.min_stopped,
         reason,
+        at_least(config.min_stopped),
     )
 
 
@@ -126,7 +143,9 @@ def gains_rouge(config: GateConfig, evidence: Evidence) -> Rule | None:
         f"ROUGE-L {both['tuned']:.4g} against {both['base']:.4g} of the base model; "
         f"at least {config.min_rouge_ratio:g} times that is asked"
     )
-    return Rule("gains_rouge", "rougeL", ratio, None, None, config.min_rouge_ratio, passed, reason)
+    least = config.min_rouge_ratio
+    metric = "rougeL, as a multiple of the base model's"
+    return Rule("gains_rouge", metric, ratio, None, None, least, passed, reason, at_least(least))
 
 
 def learns_preferences(config: GateConfig, evidence: Evidence) -> Rule | None:
@@ -148,7 +167,15 @@ def parts_answers(config: GateConfig, evidence: Evidence) -> Rule | None:
         f"({found['low']:.3g} to {found['high']:.3g}); the whole interval must be over {least:g}"
     )
     return Rule(
-        name, metric, found["value"], found["low"], found["high"], least, found["low"] > least, reason
+        name,
+        metric,
+        found["value"],
+        found["low"],
+        found["high"],
+        least,
+        found["low"] > least,
+        reason,
+        f"the whole interval above {least:g}",
     )
 
 
@@ -168,11 +195,12 @@ def _at_least(name: str, metric: str, least: float | None, evidence: Evidence, w
     # The base model's figure is no estimate, so the difference's interval is that of the figure.
     low, high = (both["base"] + difference[side] for side in ("low", "high"))
     reason = f"{value:.1%} {what}; at least {least:.1%} must"
-    return Rule(name, metric, value, low, high, least, value >= least, reason)
+    return Rule(name, metric, value, low, high, least, value >= least, reason, at_least(least))
 
 
 def _unmeasured(name: str, metric: str, least: float) -> Rule:
-    return Rule(name, metric, None, None, None, least, False, f"{metric} was asked for and not measured")
+    reason = f"{metric} was asked for and not measured"
+    return Rule(name, metric, None, None, None, least, False, reason, at_least(least))
 
 
 def low_perplexity(config: GateConfig, evidence: Evidence) -> Rule | None:
@@ -190,6 +218,7 @@ def low_perplexity(config: GateConfig, evidence: Evidence) -> Rule | None:
         config.max_perplexity,
         score["value"] <= config.max_perplexity,
         reason,
+        at_most(config.max_perplexity),
     )
 
 
@@ -206,13 +235,14 @@ def keeps_general(config: GateConfig, evidence: Evidence) -> Rule | None:
     bounds = [both["difference"][side] / both["base"] for side in ("low", "high")]
     return Rule(
         "keeps_general",
-        "perplexity",
+        "perplexity on the general set, rise over the base model's",
         loss,
         bounds[0],
         bounds[1],
         config.max_general_loss,
         loss <= config.max_general_loss,
         reason,
+        at_most(config.max_general_loss),
     )
 
 

@@ -1,8 +1,8 @@
 """Street addresses, where a pattern carries: a house number beside the name of a street.
 
-Forms of the English-speaking countries, German, French, Spanish, Italian, Portuguese and Dutch, with the
-unit, town and postcode that follow. Towns alone, and addresses without a number, need a recogniser
-(`recognise`).
+Forms of the English-speaking countries, India, German, French, Spanish, Italian, Portuguese, Polish and
+Dutch, with the unit, town and postcode that follow, and of China, Japan and Korea. Towns alone, and addresses
+without a number, need a recogniser (`recognise`).
 """
 
 import re
@@ -21,13 +21,16 @@ ENGLISH_SORTS = (
     "Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Square|Sq"
     "|Terrace|Way|Parkway|Pkwy|Circle|Cir|Highway|Hwy|Trail|Trl|Close|Crescent|Cres|Mews"
     "|Grove|Gardens|Hill|Row|Walk|Alley|Loop|Plaza|Turnpike|Expressway|Crossing|Heights|Ridge|Pike"
-    "|Esplanade|Parade|Quay|Run|Path|Bypass|Common|Point|View|Landing|Motorway|Freeway"
+    "|Esplanade|Parade|Pde|Tce|Quay|Run|Path|Bypass|Common|Point|View|Landing|Motorway|Freeway"
 )
 _UNIT = (
     r"(?:,? (?:Apt|Apartment|Suite|Ste|Unit|Floor|Fl|Flat|Room|Rm|#)\.?[ #]?[A-Z0-9-]{1,6}\b| "
     r"?#[0-9A-Z-]{1,6}\b)?"
 )
-_UNIT_BEFORE = re.compile(r"(?<!\w)(?:Flat|Apartment|Apt|Unit|Suite|Studio)\.? [A-Z0-9]{1,5},? $")
+_UNIT_BEFORE = re.compile(
+    r"(?<!\w)(?:Flat|Apartment|Apt|Unit|Suite|Studio)\.? [A-Z0-9]{1,5},? $"
+    r"|(?<!\w)(?:(?:H(?:ouse)?|Flat|Plot|Door|Shop)\.? ?)?No\.? ?$|(?<!\w)(?:Flat|Plot) $"
+)
 _TOWN = (
     r"(?:(?:Den|La|Le|Las|Los|El|São|San|St\.?) )?(?:[A-ZÀ-Þ](?:[^\W\d]|['’.-])+(?: [A-ZÀ-Þ](?:[^\W\d]"
     r"|['’.-])+){0,2})"
@@ -35,7 +38,8 @@ _TOWN = (
 _NEXT = r"(?:,? |\n|,\n)"
 """From the street to the town: a comma, or the next line."""
 _STATE = (
-    r"(?:,? [A-Z]{2} [0-9]{5}(?:-[0-9]{4})?\b|,? [A-Z]{1,2}[0-9][0-9A-Z]? [0-9][A-Z]{2}\b|,? "
+    r"(?:,? [A-Z]{2} [0-9]{5}(?:-[0-9]{4})?\b|,? [A-Z]{2},? [A-Z][0-9][A-Z] ?[0-9][A-Z][0-9]\b"
+    r"| ?[-–,]? ?[1-9][0-9]{2} ?[0-9]{3}\b|,? [A-Z]{1,2}[0-9][0-9A-Z]? [0-9][A-Z]{2}\b|,? "
     r"(?:[A-Z][a-z]+ ){1,2}[0-9]{5}(?:-[0-9]{4})?\b|,? [A-Z]{2,3},? [0-9]{4}\b|,? [A-Z]{2}\b(?![a-z]))"
 )
 _POSTAL_TOWN = (
@@ -46,6 +50,12 @@ _POSTAL_TOWN = (
 _HOUSE = (
     r"[0-9]{1,4}(?:(?: ?[a-h]| ?[A-H](?![a-zA-Z]))\b|-[0-9IVX]{1,4}\b|/[0-9A-Z]{1,4}\b)?(?![0-9.,:][0-9])"
 )
+_BRAZILIAN_TOWN = (
+    r"(?:,? (?:apto?|apartamento|bloco|bl|casa|sala|conj)\.? ?[0-9A-Z]{1,5}\b)*"
+    rf"(?:(?:,| -) {_TOWN}(?: d[aeo]s? {_TOWN})?){{0,2}}(?: ?[-/–] ?|, ?)[A-Z]{{2}}\b"
+    r"(?:,? (?:CEP:? ?)?[0-9]{5}-?[0-9]{3}\b)?"
+)
+"""The unit, district and town, with the two letters of the state, and the postcode."""
 _DOOR = r"(?:,? (?:[0-9]{1,2} ?[ºª°](?: ?(?:[A-D]\b|dcha|izq|centro))?|m\. ?[0-9]{1,3}|lok\. ?[0-9]{1,3}))?"
 
 
@@ -79,6 +89,28 @@ _NUMBER_FIRST = (
     ),
 )
 """Shapes that begin with a number; their first element is a set of characters, which `re` finds fast."""
+_INDIAN = re.compile(
+    r"(?<![\w.,$€£/-])(?:(?:(?:H(?:ouse)?|Flat|Plot|Door|Shop)\.? ?)?(?:No\.? ?)?)?(?:[A-Z]-)?[0-9]{1,4}"
+    r"(?:[-/][0-9]{1,4})?[A-Z]?,? (?=[^\n]{0,80}?\b(?:Road|Rd|Street|St|Nagar|Marg|Sector|Colony|Layout|Cross"
+    r"|Main|Lane|Salai|Enclave|Vihar|Block|Phase|Apartments?|Society|Bazaar|Chowk|Puram|Hills|Towers?|Garden)\b)"
+    rf"(?:[A-Z0-9][\w.'’-]*,? ){{1,7}}?{_TOWN}[-–, ]{{1,3}}[1-9][0-9]{{2}} ?[0-9]{{3}}\b(?![,.][0-9])"
+)
+"""A number and names, one of them a street's or a quarter's, before a town with a postcode of six digits."""
+_IDEOGRAPH = "(?:(?![位于在是的住到从址往和与為寄])[\u4e00-\u9fff])"
+_CHINESE = re.compile(
+    rf"(?:{_IDEOGRAPH}{{2,8}}[省市区县州旗])?{_IDEOGRAPH}{{1,12}}?(?:路|街|大道|道|巷|弄|胡同|里)"
+    r"[0-9]{1,5}[号號弄](?![线線])(?:(?:院|之)?[0-9]{1,5}(?:号楼|栋|幢|座|单元|楼|层|室|号))*"
+)
+_JAPANESE = re.compile(
+    r"(?:〒? ?[0-9]{3}-[0-9]{4}\s?)?"
+    r"(?:東京都|北海道|(?:京都|大阪)府|[\u4e00-\u9fff]{2,3}県)[\u4e00-\u9fff\u3041-\u30ff々ヶ]{1,20}?"
+    r"[0-9]{1,4}(?:丁目|[-−の]|番地?)[0-9]{1,4}(?:(?:番地?の?|[-−の])[0-9]{1,4})?号?"
+)
+_KOREAN = re.compile(
+    r"(?:[가-힣]{2,7}(?:시|도) )?[가-힣]{1,5}(?:구|군|시) (?:[가-힣]{1,5}(?:읍|면) )?[가-힣0-9]{1,12}"
+    r"(?:로|길) ?[0-9]{1,4}(?:-[0-9]{1,3})?(?![0-9])"
+)
+"""Chinese, Japanese and Korean addresses go from the large to the small."""
 _WORD_FIRST: tuple[tuple[Callable[[str], object], str], ...] = (
     (re.compile(r"Box [0-9]").search, r"(?<!\w)P\.? ?O\.? Box [0-9]{1,6}\b"),
     (
@@ -112,7 +144,7 @@ _WORD_FIRST: tuple[tuple[Callable[[str], object], str], ...] = (
         rf"|Corso|Largo"
         rf"|Vicolo|Rua|Travessa|Praça|Alameda|Estrada|Rodovia)(?: {_NAME}){{1,5}}?,? (?:n[.º°]? ?|nº ?"
         rf"|N°? ?)?{_HOUSE}{_DOOR}"
-        rf"(?:(?:{_NEXT}| - ){_POSTAL_TOWN})?",
+        rf"(?:(?:{_NEXT}| - ){_POSTAL_TOWN}|{_BRAZILIAN_TOWN})?",
     ),
     (
         _STREET_NUMBER,
@@ -124,6 +156,13 @@ _WORD_FIRST: tuple[tuple[Callable[[str], object], str], ...] = (
     ),
 )
 """Shapes that begin with a word, each with a quick look for what it needs, which few texts have."""
+_OTHERS: tuple[tuple[Callable[[str], object], re.Pattern[str]], ...] = (
+    (re.compile(r"[a-z][-–, ]{1,3}[1-9][0-9]{2} ?[0-9]{3}\b").search, _INDIAN),
+    (re.compile("[0-9][号號弄]").search, _CHINESE),
+    (re.compile("[都道府県]").search, _JAPANESE),
+    (re.compile("[로길] ?[0-9]").search, _KOREAN),
+)
+"""Each with a quick look for what it needs."""
 _POSTCODE = re.compile(r"(?:, |\n)(?:[0-9]{4} ?[A-Z]{2}|[A-Z]{1,2}-[0-9]{4}|[0-9]{2}-[0-9]{3})")
 _TOWNED = re.compile(
     rf"(?<![\w-])(?!Adres)[A-ZÀ-Þ][\w'’-]+(?: (?:{_PARTICLE} )?[A-ZÀ-Þ][\w'’.-]*){{0,3}},? "
@@ -169,7 +208,11 @@ def street_addresses(text: str, regions: Regions) -> Iterator[Span]:
     address = _pattern(tuple(bool(may_hold(text)) for may_hold, _ in _WORD_FIRST))
     lowered = text.lower()
     labelled = any(label in lowered for label in _LABELS)
+    others = [shape for may_hold, shape in _OTHERS if may_hold(text)]
     for begin, end in near_numbers(text, _BEFORE, _AFTER):
+        for shape in others:
+            for match in shape.finditer(text, begin, end):
+                yield _span(text, *match.span())
         for match in address.finditer(text, begin, end):
             if not _is_other_number(text, match):
                 unit = _UNIT_BEFORE.search(text, max(0, match.start() - 18), match.start())

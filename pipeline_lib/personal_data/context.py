@@ -14,13 +14,16 @@ DASHES = r"\-" + "\u2010\u2011\u2012\u2013"
 """Hyphens and the dashes that word processors turn them into, for use in a character class."""
 
 _SIDE_BY_SIDE = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
-"""Kana, ideographs and Hangul, in which words stand side by side: a value may follow without a space."""
+"""Kana, ideographs and Hangul, in which words stand side by side: a value may follow without a space.
 
-NO_WORD_BEFORE = rf"(?<![^\W{_SIDE_BY_SIDE}])"
-NO_WORD_AFTER = rf"(?![^\W{_SIDE_BY_SIDE}])(?![年月日个個元円원])"
+They have no case, and where case counts (``-i``) `re` need not look for it, which takes it 10 ms a pattern.
+"""
+
+NO_WORD_BEFORE = rf"(?<!(?-i:[^\W{_SIDE_BY_SIDE}]))"
+NO_WORD_AFTER = rf"(?!(?-i:[^\W{_SIDE_BY_SIDE}]))(?![年月日个個元円원])"
 """What bounds a value: no word goes on there, and no measure follows it."""
 
-INSIDE = rf"[^\W_{_SIDE_BY_SIDE}]"
+INSIDE = rf"(?-i:[^\W_{_SIDE_BY_SIDE}])"
 """A character that a word in letters goes on with."""
 
 NO_SUM_BEFORE = r"(?:(?<!=)|(?<=[^\W\d_]{2}=))"

@@ -67,13 +67,17 @@ SECRET_NAMES = (
     r"pass(?:word|wd|phrase|code)?|pwd|secret|token|api[ _-]?key|access[ _-]?key|auth[ _-]?key"
     r"|private[ _-]?key|secret[ _-]?key"
     r"|encryption[ _-]?key|client[ _-]?secret|credentials?|bearer|authorization|passwort|kennwort"
-    r"|mot de passe|contraseña|senha"
+    r"|mot de passe|contraseña|senha|parola|wachtwoord|lösenord|adgangskode|salasana|hasło|heslo|пароль"
+    r"|密[码碼]|口令|パスワード|暗証番号|비밀번호"
 )
+_WESTERN = r"\s\"'`<>\u3000-\u30ff\u3400-\u9fff\uac00-\ud7a3\uff00-\uffef"
+"""What a bare value does not hold: white space, quotes, and and what is written without spaces."""
 _ASSIGNED = re.compile(
-    rf"(?<![a-z])(?:{SECRET_NAMES})(?![a-z])[\"'`\])]*"
-    r"(?:[ \t]*(?::=|=>|==?|:)[ \t]*|[ \t]+(?:is|was|set to|ist|est|es)[ \t]*:?[ \t]+|(?<=bearer)[ "
+    rf"(?:(?<![a-z])|(?-i:(?=[A-Z])))(?:{SECRET_NAMES})(?![a-z])[\"'`\])*]*"
+    r"(?:[ \t]*(?::=|=>|==?|[:：|])[ \t]*\**[ \t]*|[ \t]+[-–—][ \t]+|\t+|(?:</?[a-z0-9]{1,12}>){1,3}|>"
+    r"|[ \t]+(?:is|was|set to|ist|est|es)[ \t]*:?[ \t]+|(?<=bearer)[ "
     r"\t]+)(?:bearer[ \t]+)?"
-    r"(\"[^\"\s]{6,200}\"|'[^'\s]{6,200}'|`[^`\s]{6,200}`|[^\s\"'`<>]{8,200})",
+    rf"(\"[^\"\s]{{6,200}}\"|'[^'\s]{{6,200}}'|`[^`\s]{{6,200}}`|(?-i:[^{_WESTERN}]){{8,200}})",
     re.IGNORECASE,
 )
 _FLAG = re.compile(
@@ -83,7 +87,7 @@ _FLAG = re.compile(
 )
 """An option of a command line, which a space parts from its value."""
 _STAND_IN = re.compile(
-    r"^[<{$%\[(]|^(?:your|my|the|some|insert|enter|replace|change|put|add|todo|env|process|os"
+    r"^[<{\[(]|^[$%][a-z_{(]|^(?:your|my|the|some|insert|enter|replace|change|put|add|todo|env|process|os"
     r"|config|settings|self|this|args|data|user|form|request|req|res)"
     r"(?![a-z0-9])|your[_-]|example|placeholder|changeme|dummy|redacted|sample|xxxx|\*\*\*|\.\.\.|…"
     r"|^(?:user|pass(?:word|wd)?|pwd|secret|token|key|test|admin|root)"

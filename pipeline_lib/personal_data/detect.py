@@ -5,6 +5,7 @@ that runs only when its gate opens (`gates`). Where values overlap, the kind tha
 inside a web address with a token is part of that address), then the longer one.
 """
 
+import re
 from bisect import bisect
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
@@ -19,6 +20,7 @@ from pipeline_lib.personal_data import (
     network,
     numeric,
     phones,
+    tables,
     wallets,
 )
 from pipeline_lib.personal_data.context import unescaped
@@ -42,10 +44,18 @@ _DETECTORS: dict[str, Detector] = {
     "national_id": identity.national_ids,
     "vehicle": identity.vehicles,
     "date_of_birth": identity.births,
-    "phone": phones.phones,
     "street_address": addresses.street_addresses,
+    "phone": phones.phones,
     "url": network.urls,
 }
+_NAMED = {
+    "secret": re.compile(credentials.SECRET_NAMES, re.IGNORECASE),
+    "passport": re.compile(identity.PASSPORT_WORDS, re.IGNORECASE),
+    "vehicle": re.compile(identity.PLATE_WORDS, re.IGNORECASE),
+    "date_of_birth": re.compile(r"birth|dob|born|geb|nacim|nasc|naiss", re.IGNORECASE),
+}
+"""Kinds that a word has to name, with such words."""
+_TELLING = re.compile("|".join(word.pattern for word in _NAMED.values()), re.IGNORECASE)
 _RANK = {kind: rank for rank, kind in enumerate(_DETECTORS)}
 
 
@@ -65,6 +75,7 @@ def find(
     plain = unescaped(text) if opened else text
     for kind in opened:
         spans.extend(_DETECTORS[kind](plain, tuple(regions)))
+    spans.extend(_in_tables(plain, opened, tuple(regions)))
     return _without_overlaps(text, spans) if spans else []
 
 
@@ -73,7 +84,20 @@ def find_without_gates(
 ) -> list[Span]:
     """Return what `find` returns, by running every detector: slow, and the measure of the gates."""
     spans = [span for kind in _known(kinds) for span in _DETECTORS[kind](unescaped(text), tuple(regions))]
+    spans.extend(_in_tables(unescaped(text), _known(kinds), tuple(regions)))
     return _without_overlaps(text, spans)
+
+
+def _in_tables(text: str, kinds: Collection[str], regions: Regions) -> Iterator[Span]:
+    """Yield the values of tables that the heads of their columns name."""
+    named = {kind: word for kind, word in _NAMED.items() if kind in kinds}
+    for name, start, end in tables.cells(text, _TELLING) if named else ():
+        line = f"{name}: {text[start:end]}"
+        before = len(line) - (end - start)
+        for kind in (kind for kind, word in named.items() if word.search(name)):
+            for span in _DETECTORS[kind](line, regions):
+                if span.start >= before:
+                    yield Span(kind, span.start - before + start, span.end - before + start)
 
 
 def suspicious(

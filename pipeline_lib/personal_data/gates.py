@@ -8,7 +8,7 @@ once. A gate may open in vain, but must never stay shut where its detector would
 
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,9 @@ _NUMBERED = frozenset({"digits", "letters_digits", "dots", "passport", "street",
 """Gates that never open for a text without a digit, as many are."""
 
 _NONE: frozenset[str] = frozenset()
+
+_SHORT = 100
+"""Characters of a text up to which what was seen of it is remembered."""
 
 GATES = {
     "at": r"[0-9A-Za-z_\x{80}-\x{10FFFF}%+'~&.-]@[0-9A-Za-z\x{80}-\x{10FFFF}]|[\[({] ?[aA][tT] ?[\])}]"
@@ -76,8 +79,8 @@ GATES = {
     ),
     "pem": r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY",
     "secret": (
-        rf"(?i:{SECRET_NAMES})[\"'`\])]*(?i:[ \t]*[:=]|[ \t]+(?:is|was|set to|ist|est|es)[ \t:]|[ "
-        rf"\t]+[^\s\"'`<>]{{8}})"
+        rf"(?i:{SECRET_NAMES})(?:[\"`]?[,;)\n]|[\"'`\])*]*(?i:[ \t]*[:=：|]|[\t<>]|[ \t]+[-–—] "
+        r"|[ \t]+(?:is|was|set to|ist|est|es)[ \t:]|[ \t]+[^\s\"'`<>]{8}))"
     ),
     "wallet": r"0x[0-9a-fA-F]{40}|[0-9a-z]1[02-9ac-hj-np-z]{11}|[A-Z]1[02-9AC-HJ-NP-Z]{30}"
     r"|[1-9A-HJ-NP-Za-km-z]{25}|bitcoincash:|G[A-Z2-7]{55}|[EU]Q[0-9A-Za-z_-]{46}",
@@ -104,6 +107,8 @@ GATES = {
         r"|(?:Calle|C/|Avenida|Avda?\.|Av\.|Plaza|Paseo|Carrera|Carrer|Camino|Ronda|Via|Viale|Piazza|Corso"
         r"|Largo|Vicolo"
         r"|Rua|Travessa|Praça|Alameda|Estrada|Rodovia) [^\n\t0-9]*[0-9]"
+        r"|[路街道巷弄同里][0-9]{1,5}[号號弄]|(?:都|北海道|府|県)[^\n0-9]{1,24}[0-9]|[로길] ?[0-9]"
+        r"|[a-z][-–, ]{1,3}[1-9][0-9]{2} ?[0-9]{3}\b"
         r"|[0-9a-hIVX](?:, |\n)(?:[0-9]{4} ?[A-Z]{2}|[A-Z]{1,2}-[0-9]{4}|[0-9]{5}|[0-9]{2}-[0-9]{3})"
         r"|(?i:address|adresse|anschrift|wohnort|wohnhaft|adres|dirección|domicilio|indirizzo|endereço"
         r"|morada)[^\n0-9]*[0-9]"
@@ -165,7 +170,9 @@ def look(kinds: frozenset[str]) -> Callable[[str], frozenset[str]]:
         opened = matching(text)
         return frozenset().union(*(behind[index] for index in opened)) if opened else _NONE
 
-    return possible
+    # The keys of JSON and many of its values come again and again.
+    again = lru_cache(maxsize=4_096)(possible)
+    return lambda text: (again if len(text) <= _SHORT else possible)(text)
 
 
 def _re2_matcher(gates: tuple[str, ...]) -> Matcher | None:
@@ -182,7 +189,12 @@ def _re2_matcher(gates: tuple[str, ...]) -> Matcher | None:
             gate_set.Add(GATES[gate])
         gate_set.Compile()
         sets.append((gate_set.Match, [gates.index(gate) for gate in group]))
-    return lambda text: [places[index] for match, places in sets for index in match(text) or ()]
+
+    def opened(text: str) -> list[int]:
+        encoded = text.encode()
+        return [places[index] for match, places in sets for index in match(encoded) or ()]
+
+    return opened
 
 
 def _groups(gates: tuple[str, ...]) -> list[list[str]]:

@@ -14,6 +14,7 @@ from pipeline_lib.personal_data.context import (
     DASHES,
     INSIDE,
     NO_WORD_AFTER,
+    NO_WORD_BEFORE,
     REACH,
     SEPARATORS,
     around,
@@ -79,7 +80,7 @@ _BORN = re.compile(
     rf"(?:(?!\n\n|(?<!{INSIDE}){_OTHER_DEED}(?!{INSIDE}))[^!?0-9]){{0,45}}?({_DATE}){NO_WORD_AFTER}(?![./-][0-9])",
     re.IGNORECASE,
 )
-_PASSPORT_WORDS = (
+PASSPORT_WORDS = (
     r"passports?|reisepass(?:nummer)?|pass[- ]?(?:nr|nummer)|passnummer|passeport|pasaporte|passaporto"
     r"|passaporte"
     r"|paspoort(?:nummer)?|paszport\w*|passnr|pasnummer|passinumero|pas(?:u|aport)?|pașaport\w*|pasaport\w*"
@@ -88,7 +89,7 @@ _PASSPORT_WORDS = (
 _ACROSS = r"(?:\n[^\n0-9]{0,40}[,;|\t] ?)"
 """From the head of a table to the cell of its first row."""
 _PASSPORT = re.compile(
-    rf"(?<!{INSIDE})(?:{_PASSPORT_WORDS})(?!{INSIDE})(?:[^.!?\n0-9]|\bno\.|\bnr\.|(?<=[nN][rRoO])\."
+    rf"(?<!{INSIDE})(?:{PASSPORT_WORDS})(?!{INSIDE})(?:[^.!?\n0-9]|\bn[or]?\.|(?<=[nN][rRoO])\."
     rf"|\n\n?){{0,40}}?"
     r"(?<![\w-])((?=[A-Z0-9]*[0-9][A-Z0-9]*[0-9][A-Z0-9]*[0-9][A-Z0-9]*[0-9])[A-Z0-9]{6,10}|[A-Z]{1,2} "
     r"?[0-9]{6,8}|[0-9]{2}[A-Z]{2}[0-9]{5}|[0-9]{3} [0-9]{3} [0-9]{3}|[0-9]{2} ?[0-9]{2} [0-9]{6})(?![\w]"
@@ -104,11 +105,12 @@ _NUMBERING = re.compile(
     re.IGNORECASE,
 )
 """What may stand between the word and a bare number that is a passport's, and not a count of people."""
-_GERMAN_PASSPORT = re.compile(
-    r"(?:[Pp]assports?|Reisepass(?:nummer)?|Pass-?[Nn](?:ummer|r)\.?)(?:[^.!?\n0-9]|\n){0,20}?(?<![\w-])"
-    r"([CFGHJK](?=[A-Z]*[0-9])[CFGHJ-NPRTV-Z0-9]{8})(?![\w-])"
+_SHORT_OF_DIGITS = re.compile(
+    r"(?:[Pp]assports?|Reisepass(?:nummer)?|Pass-?[Nn](?:ummer|r)\.?|[Pp]aspoort(?:nummer)?)"
+    r"(?:[^.!?\n0-9]|\n|\b[NnI][rRoOdD]\.){0,20}?(?<![\w-])"
+    r"([CFGHJK](?=[A-Z]*[0-9])[CFGHJ-NPRTV-Z0-9]{8}|[A-NP-Z]{2}(?=[A-Z]{0,5}[0-9])[A-NP-Z0-9]{6}[0-9])(?![\w-])"
 )
-"""Nine characters without vowels, so that they make no word."""
+"""Nine characters of a German passport, without vowels, or of a Dutch one, with two digits: no words."""
 _PASSPORT_AFTER = re.compile(
     r"(?<![\w-])((?=[A-Z]*[0-9])[A-Z]{0,2}[0-9]{6,9})(?= (?:is|was|as)? ?(?:my|his|her|the|their"
     r"|your)? ?passport)"
@@ -128,7 +130,7 @@ _REGISTERED = re.compile(
     r"|[A-Z]{3} ?[0-9LMNP-V]{2}[A-EHLMPRST]|[A-Z]{4}[0-9]{6}"
 )
 """What every form of a register holds somewhere; arithmetic (`20 - 13 = 7`) does not."""
-_PLATE_WORDS = (
+PLATE_WORDS = (
     r"(?:licen[cs]e|number|registration|reg|vehicle|car)[ _-]?(?:plates?|no\.?|number|reg(?:istration)?"
     r"|tag)|plates?"
     r"|reg(?:istration)?|tag number|vrn|(?:auto|kfz-?|pkw-?)?kennzeichen|autonummer|kontrollschild"
@@ -141,18 +143,19 @@ _PLATE_WORDS = (
     r"|车牌号?码?|車牌|ナンバー(?:プレート)?|차량 ?번호|번호판"
 )
 _PLATE = re.compile(
-    rf"(?<!{INSIDE})(?i:{_PLATE_WORDS})(?!{INSIDE})"
+    rf"(?<!{INSIDE})(?i:{PLATE_WORDS})(?!{INSIDE})"
     rf"(?:[^\w.!?\n]|</?\w{{1,6}}>|_|\n\n|{_ACROSS}|\b(?:number|no|nr|is|was|ist|lautet|es|est|è|é|jest|är"
     rf"|er|do|del|de|of|the|my|your"
-    r"|its|a|to|you|wanted|coche|carro|auto|car|vehicle|truck|van|reads?|shows?|with|updated|for)(?!\w)|号码?"
+    r"|its|a|to|you|wanted|coche|carro|auto|car|vehicle|truck|van|reads?|shows?|with|updated|for)(?!\w)|号码?|[是为為は]"
     r"|番号){0,12}"
-    r"(?<![\w-])("
+    rf"{NO_WORD_BEFORE}(?<!-)("
     r"[A-Z]{2}[ -]?[0-9]{1,2}[ -]?[A-Z]{1,3}[ -]?[0-9]{4}|[A-Z]{2}[0-9]{2} ?[A-Z]{3}"
     r"|[A-Z][0-9]{1,3} ?[A-Z]{3}|[A-Z]{3} ?[0-9]{1,3}[A-Z]"
     r"|[A-ZÄÖÜ]{1,3}[- ][A-Z]{1,2}[- ]?[0-9]{1,4}[EH]?|[A-Z]{2}[- ]?[0-9]{3}[- ]?[A-Z]{2}"
     r"|[0-9]{4}[- ]?[B-DF-HJ-NP-TV-Z]{3}"
     r"|(?=[0-9-]*[A-Z])(?=[A-Z-]*[0-9])[0-9A-Z]{1,3}-[0-9A-Z]{2,3}-[0-9A-Z]{1,2}"
-    r"|[0-9][A-Z]{3}[0-9]{3}|[A-Z]{2,3}[- ]?[0-9]{3,4}|[A-Z]{2,3} (?=[A-Z]*[0-9])[0-9A-Z]{4,5}"
+    r"|[0-9][A-Z]{3}[0-9]{3}|[A-Z]{2,3}[- ]?[0-9]{3,4}|[A-Z]{4}[- ]?[0-9]{3}"
+    r"|[A-Z]{2,3} (?=[A-Z]*[0-9])[0-9A-Z]{4,5}"
     r"|[A-Z]{3} ?[0-9]{2}[0-9A-Z]"
     r"|[A-Z]{3}-?[0-9][0-9A-Z][0-9]{2}|[A-Z]{2} ?[0-9]{5,6}"
     r"|[A-Z]{1,2}-[0-9]{1,5}[A-Z]{1,3}|[0-9]{1,3}-?[A-Z]{1,3}-?[0-9]{1,4}|[0-9]{2} ?[A-Z]{1,3} ?[0-9]{2,5}"
@@ -214,14 +217,14 @@ def passports(text: str, regions: Regions) -> Iterator[Span]:
     for match in _PASSPORT.finditer(text):
         value, named = (
             match.group(1),
-            re.sub(rf"^(?:{_PASSPORT_WORDS})", "", match.group(0), flags=re.IGNORECASE),
+            re.sub(rf"^(?:{PASSPORT_WORDS})", "", match.group(0), flags=re.IGNORECASE),
         )
         counts = digits_of(value) == compact(value) and not _NUMBERING.fullmatch(named[: -len(value)])
         if len(digits_of(value)) >= 4 and value.upper() == value and not counts:
             yield Span("passport", *match.span(1))
     for match in _PASSPORT_AFTER.finditer(text):
         yield Span("passport", *match.span(1))
-    for match in _GERMAN_PASSPORT.finditer(text):
+    for match in _SHORT_OF_DIGITS.finditer(text):
         yield Span("passport", *match.span(1))
 
 

@@ -233,7 +233,7 @@ def _called_otherwise(text: str, start: int) -> bool:
 def _longest_possible(text: str, match: re.Match[str]) -> int:
     """Return where the longest possible number ends, or 0: a following one may have been swallowed."""
     value = match.group(0)
-    if before(text, match.start(), re.compile(r"[0-9)] ?$"), 2):
+    if before(text, match.start(), re.compile(r"[0-9)] ?\Z"), 2):
         return 0
     ends = [len(value), *(gap.start() for gap in reversed(list(re.finditer(rf"{_GAP}", value))))]
     for end in ends[:5]:

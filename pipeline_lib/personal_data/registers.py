@@ -83,6 +83,7 @@ _DASH = rf"[{DASHES}]"
 
 
 def _register(region: str, form: str, check: Check, *names: str, named: bool = False) -> Register:
+    names = tuple(name.replace(" ", "[ _-]") for name in names)
     return Register(region, form, _bounded(form), check, names, words(*names), named)
 
 
@@ -147,7 +148,9 @@ REGISTERS = (
         "nir",
         "insee",
     ),
-    _register("ES", r"[0-9]{2}\.?[0-9]{3}\.?[0-9]{3}[ -]?[A-HJ-NP-TV-Z]", _on(dni.is_valid), "dni", "nif"),
+    _register(
+        "ES", r"(?:[0-9]{8}|[0-9]{2}(?:\.[0-9]{3}){2})[ -]?[A-HJ-NP-TV-Z]", _on(dni.is_valid), "dni", "nif"
+    ),
     _register("ES", r"[XYZ][ -]?[0-9]{7}[ -]?[A-HJ-NP-TV-Z]", _on(nie.is_valid), "nie"),
     _register(
         "IT",
@@ -159,7 +162,7 @@ REGISTERS = (
         "DE",
         r"[1-9][0-9](?: ?[0-9]{3}){3}",
         _on(idnr.is_valid),
-        r"steuer\W?(?:id(?:ent\w*)?|nummer)",
+        r"steuer[\W_]?(?:id(?:ent\w*)?|nummer)",
         r"steuerliche identifikations\w*",
         "idnr",
         r"tin",
@@ -284,7 +287,8 @@ REGISTERS = (
         r"[1-9][0-9]{2}(?P<gap>[ -]?)[0-9]{3}(?P=gap)[0-9]{3}",
         _on(sin.is_valid),
         r"sin",
-        r"social insurance",
+        r"nas",
+        r"(?:social insurance|assurance sociale)",
         *_GENERIC,
         named=True,
     ),

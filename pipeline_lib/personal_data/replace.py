@@ -49,7 +49,16 @@ class Replacer:
         `conversation` (its id) and the seed steer surrogates; without Faker installed these raise
         ConfigError.
         """
-        found = [find(text, self.kinds, self.regions, self.recognisers) for text in texts]
+        return self.replace_found(texts, self.find(texts), mode, conversation)
+
+    def find(self, texts: Sequence[str]) -> list[list[Span]]:
+        """Return what is to be replaced in each text."""
+        return [find(text, self.kinds, self.regions, self.recognisers) for text in texts]
+
+    def replace_found(
+        self, texts: Sequence[str], found: Sequence[list[Span]], mode: Mode, conversation: str
+    ) -> tuple[list[str], Counter[str]]:
+        """Return the same, where what is to be replaced is known."""
         counts = Counter(span.kind for spans in found for span in spans)
         if not counts:
             return list(texts), counts
@@ -58,12 +67,14 @@ class Replacer:
             _substituted(text, spans, stand_ins) for text, spans in zip(texts, found, strict=True)
         ], counts
 
-    def examples(self, texts: Sequence[str]) -> list[tuple[str, str]]:
-        """Return kind and masked form of every value in the texts, for a report anyone may read."""
-        found = (
-            (text, span) for text in texts for span in find(text, self.kinds, self.regions, self.recognisers)
-        )
-        return [(span.kind, mask(span.kind, text[span.start : span.end])) for text, span in found]
+
+def examples(texts: Sequence[str], found: Sequence[list[Span]]) -> list[tuple[str, str]]:
+    """Return kind and masked form of every value found in the texts, for a report anyone may read."""
+    return [
+        (span.kind, mask(span.kind, text[span.start : span.end]))
+        for text, spans in zip(texts, found, strict=True)
+        for span in spans
+    ]
 
 
 @dataclass

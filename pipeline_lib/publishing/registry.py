@@ -26,6 +26,7 @@ HELD_AGAINST = "held_against"
 REASON = "reason"
 """Tag of every version that is or was champion: why it last became that or ceased to be."""
 OURS = "fingerprint"
+OVERRULED = "promote over a closed gate"
 TAG_LENGTH = 5000  # of a registered model's and a version's tag in MLflow's database
 REASON_LENGTH = 300
 
@@ -55,6 +56,11 @@ class VersionRow:
     def address(self) -> str:
         """``<stage>/<fingerprint>`` of the model; its name and version where it came from elsewhere."""
         return "/".join(Path(self.path).parts[-2:]) or f"{self.name}/{self.version}"
+
+    @property
+    def gate_closed(self) -> bool:
+        """Whether it was judged, and the gate did not open."""
+        return self.verdict == "closed"
 
 
 def versions(name: str | None = None) -> list[VersionRow]:
@@ -99,10 +105,14 @@ def _row(version: ModelVersion, aliases: list[str]) -> VersionRow:
 
 
 def promote(name: str, version: int, reason: str) -> VersionRow:
-    """Make ``version`` the champion, remember the former one, and return the version's row."""
+    """Make ``version`` the champion, remember the former one, and return the version's row.
+
+    A person may overrule a closed gate: that it was closed is kept beside the reason.
+    """
     with connected() as client:
         _require(client, name, version)
-        crown(client, name, version, reason, "promote")
+        overruled = _find(client, name, version).gate_closed
+        crown(client, name, version, reason, OVERRULED if overruled else "promote")
         return _find(client, name, version)
 
 

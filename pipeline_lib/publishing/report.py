@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline_lib.publishing.scores import ScoreRow
 
-NO_FIGURES = dict.fromkeys(("metric", "value", "low", "high", "threshold", "reason"))
+NO_FIGURES = dict.fromkeys(("metric", "value", "low", "high", "asked", "reason"))
 VOLATILE = ("seconds", "tokens_per_second", "peak_memory_gib", "tflops", "model_flop_utilisation")
 
 
@@ -32,7 +32,7 @@ class ReportConfig(StageConfig):
     answers: int = Field(default=12, ge=0, le=200, description="Number of sample answers shown side by side.")
 
 
-@stage(produces=Report, version=6)
+@stage(produces=Report, version=7)
 def report(
     out: Output,
     config: ReportConfig,

@@ -139,7 +139,7 @@ def _check_code(config: BaseModelConfig, model: Path) -> None:
     if values.get("model_type") not in CONFIG_MAPPING:
         raise DataError(
             f"base_model: {config.source} brings code of its own (model type {values.get('model_type')}); "
-            "read it, then set base_model.trust_remote_code: true and pin base_model.revision"
+            "read it, then set base_model.trust_remote_code: true; of a hub model pin base_model.revision too"
         )
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 WHOLE = "whole"
 CONFIG = "config.json"
-USUAL_STEPS = 10
-"""Steps between two points of the loss curve, where the training is long enough for ``LEAST_POINTS``."""
+LOGGING_STEPS = (1, 2, 5, 10)
+"""Steps between two points of the loss curve: the most that leave ``LEAST_POINTS``."""
 LEAST_POINTS = 20
 CURVES = (
     "loss",
@@ -84,9 +84,20 @@ class Journal(TrainerCallback):
 
     def looked(self, step: int | None) -> dict[str, float]:
         """Return the figures of the validation split at a step, or when it was last looked at."""
-        points = map(json.loads, self.path.read_text(encoding="utf-8").splitlines())
-        looks = [point for point in points if "eval_loss" in point and step in (None, point["step"])]
+        looks = [point for point in self._points() if "eval_loss" in point and step in (None, point["step"])]
         return {name: value for name, value in (looks[-1] if looks else {}).items() if name != "step"}
+
+    @property
+    def train_loss(self) -> float:
+        """The mean over all steps, those before a training was resumed among them."""
+        points = [point for point in self._points() if "loss" in point]
+        whole, before = 0.0, 0
+        for point in points:
+            whole, before = whole + point["loss"] * (point["step"] - before), point["step"]
+        return whole / max(before, 1)
+
+    def _points(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
     @property
     def tokens_here(self) -> int:
@@ -119,7 +130,8 @@ class Journal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Count from here; a resumed training has seen tokens before."""
-        state.logging_steps = self.steps or max(1, min(USUAL_STEPS, state.max_steps // LEAST_POINTS))
+        most = max(1, state.max_steps // LEAST_POINTS)
+        state.logging_steps = self.steps or max(steps for steps in LOGGING_STEPS if steps <= most)
         self.tokens_seen = self.tokens_before = int(self.tokens * (state.epoch or 0.0))
         self._last = (time.perf_counter(), self.tokens_seen)
 
@@ -175,6 +187,17 @@ class Journal(TrainerCallback):
             control.should_save = control.should_save and args.load_best_model_at_end
         if _any_process(self.stopping) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
+        self._log_what_is_saved(control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """See that the curve goes as far as a checkpoint that is written now."""
+        self._log_what_is_saved(control)
+
+    def _log_what_is_saved(self, control: TrainerControl) -> None:
+        # What was summed since the last point is in no checkpoint: a resumed curve would lack it.
+        control.should_log = control.should_log or control.should_save
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

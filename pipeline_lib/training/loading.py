@@ -10,7 +10,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib import flat_rows
-from pipeline_lib.core.errors import ConfigError, DataError
+from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.kinds import brings_code
 from pipeline_lib.training.attention import chosen
 
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 BITSANDBYTES = "bitsandbytes"
 
 
-def check_quantization(method: str) -> None:
-    """Raise ConfigError where the method needs a 4-bit base and the library for it is not installed."""
-    if method == "qlora" and importlib.util.find_spec(BITSANDBYTES) is None:
-        raise ConfigError(
-            "train.method qlora needs bitsandbytes, which is not installed; "
-            "pip install 'finetune-flows[gpu]', or take train.method=lora"
-        )
+def check_quantization(method: str, optimizer: str) -> None:
+    """Raise ConfigError where base or optimizer are to be quantized and the library for it is missing."""
+    if importlib.util.find_spec(BITSANDBYTES) is not None:
+        return
+    missing = "needs bitsandbytes, which is not installed; pip install 'finetune-flows[gpu]', or take"
+    if method == "qlora":
+        raise ConfigError(f"train.method qlora {missing} train.method=lora")
+    if optimizer.endswith("8bit"):
+        raise ConfigError(f"train.optimizer {optimizer} {missing} train.optimizer=adamw_torch")
 
 
 def auto_class(*, scores: bool) -> Any:
@@ -153,7 +155,7 @@ def _any(values: dict[str, Any], task: str) -> PeftConfig:
 
 
 def check_targets(base: str, adapter: PeftConfig | None, block: str, *, scores: bool = False) -> None:
-    """Raise DataError for a module that an adapter names and the model does not have, naming those it has."""
+    """Raise ConfigError for a module that an adapter names and the model has not, naming those it has."""
     wanted = getattr(adapter, "target_modules", None)
     if not wanted or isinstance(wanted, str):
         return
@@ -165,7 +167,7 @@ def check_targets(base: str, adapter: PeftConfig | None, block: str, *, scores: 
             if not any(path == name or path.endswith(f".{name}") for path in known):
                 there = {path.rpartition(".")[2] for path in known if not path.endswith("lm_head")}
                 short = ", ".join(sorted(part for part in there if part and not part.isdigit()))
-                raise DataError(f"{block}.{field}: the model has no {name}; it has {short}")
+                raise ConfigError(f"{block}.{field}: the model has no {name}; it has {short}")
 
 
 def module_names(base: str, *, scores: bool = False) -> tuple[list[str], list[str]]:

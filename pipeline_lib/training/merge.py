@@ -38,7 +38,8 @@ class MergeConfig(StageConfig):
     weight: float = Field(default=1.0, description="Weight of the trained adapter among the adapters.")
     combination: Literal["linear", "cat", "ties", "dare_linear", "dare_ties", "magnitude_prune"] = Field(
         default="linear",
-        description="How adapters combine, under PEFT's names: added, stacked, or pruned first (TIES, DARE).",
+        description="How adapters combine, under PEFT's names: their updates added (cat), or their factors, "
+        "as they are (linear) or pruned first (the others).",
     )
     density: float = Field(
         default=0.5, gt=0, le=1, description="Share of each adapter's values that pruning keeps."
@@ -50,16 +51,17 @@ def outside(config: MergeConfig) -> dict[str, str]:
     found = {}
     for i, other in enumerate(config.adapters):
         directory = Path(other.path)
-        if not (directory / "adapter_config.json").exists():
-            raise ConfigError(
-                f"merge.adapters: {directory} holds no adapter; name the directory of a train artifact"
-            )
         files = [directory / "adapter_config.json", directory / "adapter_model.safetensors"]
+        if missing := [file.name for file in files if not file.exists()]:
+            raise ConfigError(
+                f"merge.adapters: {directory} holds no adapter ({missing[0]} is not there); name the "
+                "directory of a train artifact"
+            )
         found[f"adapters.{i}"] = file_digests().of_all(files, directory)
     return found
 
 
-@stage(produces=Model, version=2, outside=outside)
+@stage(produces=Model, version=3, outside=outside)
 def merge(out: Output, config: MergeConfig, trained: Trained, base: Model) -> None:
     """A model that loads by itself: base and adapter in one (W + alpha/r B A), or trained weights, cast."""
     from pipeline_lib.launch import device, run_child
@@ -67,6 +69,8 @@ def merge(out: Output, config: MergeConfig, trained: Trained, base: Model) -> No
     adapts = isinstance(trained, Adapter)
     if config.adapters and not adapts:
         raise ConfigError("merge.adapters go with a trained adapter; this training changed every weight")
+    if config.adapters:
+        check_combination([trained.path, *(Path(other.path) for other in config.adapters)])
     spec = {
         **config.model_dump(mode="json"),
         "adapter": str(trained.path) if adapts else None,
@@ -80,3 +84,19 @@ def merge(out: Output, config: MergeConfig, trained: Trained, base: Model) -> No
     }
     run_child("pipeline_lib.training.merge_worker", spec, out.work, "merge")
     out.stats = json.loads((out.work / "stats.json").read_text(encoding="utf-8"))
+
+
+def check_combination(adapters: list[Path]) -> None:
+    """Raise ConfigError where PEFT cannot combine these adapters, or would leave a part of one out unsaid."""
+    for directory in adapters:
+        values = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+        what = None
+        if values["peft_type"] != "LORA":
+            what = f"is an adapter of the type {values['peft_type']}; only those of LoRA combine"
+        elif values.get("use_dora"):
+            what = "has DoRA's magnitudes, which do not combine; train it without use_dora"
+        elif values.get("modules_to_save"):
+            whole = ", ".join(values["modules_to_save"])
+            what = f"has modules trained in full ({whole}), which do not combine; train it without them"
+        if what:
+            raise ConfigError(f"merge.adapters: {directory} {what}")

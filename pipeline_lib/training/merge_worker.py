@@ -74,6 +74,7 @@ def _gives_scores(spec: dict[str, Any]) -> bool:
 
 def _with_adapters(model: Any, spec: dict[str, Any]) -> PeftModel:
     """Return the model under its adapter, or under the weighted combination of several."""
+    import torch
     from peft import PeftModel
 
     wrapped = PeftModel.from_pretrained(model, spec["adapter"])
@@ -82,8 +83,20 @@ def _with_adapters(model: Any, spec: dict[str, Any]) -> PeftModel:
     names = [TRAINED]
     for i, other in enumerate(spec["adapters"]):
         names.append(f"other{i}")
-        wrapped.load_adapter(other["path"], names[-1])
+        try:
+            wrapped.load_adapter(other["path"], names[-1])
+        except (RuntimeError, ValueError) as error:
+            why = " ".join(str(error).split())[:160]
+            raise ConfigError(
+                f"merge.adapters: {other['path']} does not fit this base model ({why}); name adapters that "
+                "were trained on it"
+            ) from error
     weights = [spec["weight"], *(other["weight"] for other in spec["adapters"])]
+    # The factors are combined with each adapter's scale in them, and PEFT gives the combination the first
+    # one's form of scale: alpha/r is 1 then, alpha/sqrt(r) would be too much by sqrt(r).
+    wrapped.peft_config[TRAINED].use_rslora = False  # type: ignore[attr-defined]
+    # DARE drops values at random: the same ones each time.
+    torch.manual_seed(0)
     pruned = {} if spec["combination"] in ("linear", "cat") else {"density": spec["density"]}
     try:
         wrapped.add_weighted_adapter(names, weights, COMBINED, combination_type=spec["combination"], **pruned)

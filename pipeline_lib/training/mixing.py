@@ -70,6 +70,11 @@ def places(sources: Sequence[str], config: MixConfig, seed: int) -> np.ndarray:
     import numpy as np
 
     names, member = np.unique(np.asarray(sources, dtype=object).astype(str), return_inverse=True)
+    if not any(names):
+        raise ConfigError(
+            "train.mix is for conversations: documents are laid end to end in blocks, which are of no one "
+            "source; let ingest.sources say how much of each there is"
+        )
     unknown = sorted(set(config.replay_sources) - set(names))
     if unknown:
         raise ConfigError(

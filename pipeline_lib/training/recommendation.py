@@ -15,12 +15,15 @@ from pipeline_lib.sample_sizes import GOOD, START, Strength, Task, conversations
 from pipeline_lib.training.devices import HEADROOM
 from pipeline_lib.training.estimate import estimate
 from pipeline_lib.training.model_shape import ModelShape
+from pipeline_lib.training.objectives import Objective
 from pipeline_lib.training.setup import Method, Setup
 
 Goal = Literal["instructions", "domain"]
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LEARNING_RATE: Mapping[Method, float] = {"full": 1e-5, "lora": 2e-4, "qlora": 2e-4}
+GENTLER: Mapping[Objective, float] = {"reward": 0.5, "dpo": 0.05, "kto": 0.05, "grpo": 0.05, "rloo": 0.05}
+"""Learning rate over that of sft, as TRL's defaults have it (2e-5 for sft, 1e-6 for dpo, kto, grpo, rloo)."""
 BATCHES: Mapping[Method, tuple[int, ...]] = {"full": (2, 1), "lora": (8, 4, 2, 1), "qlora": (16, 8, 4, 2, 1)}
 OPTIMIZER: Mapping[Method, str] = {"full": "adamw_torch", "lora": "adamw_torch", "qlora": "paged_adamw_8bit"}
 CONVERSATIONS_PER_STEP = 32
@@ -39,6 +42,7 @@ class Case:
     task: Task = "simple"
     base_strength: Strength = "medium"
     knowledge_changes: bool = False
+    objective: Objective = "sft"
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def recommend(shape: ModelShape, case: Case) -> Recommendation:
         alpha=2 * setup.rank if adapts else None,
         dropout=(0.1 if case.conversations < START else 0.05) if adapts else None,
         target_modules=_plain(setup.target_modules) if adapts else None,
-        learning_rate=learning_rate(method, shape.parameters, case.conversations),
+        learning_rate=learning_rate(method, shape.parameters, case.conversations, case.objective),
         batch_size=setup.batch_size,
         gradient_accumulation_steps=max(1, _per_step(case, epochs) // setup.batch_size),
         activation_checkpointing=setup.activation_checkpointing,
@@ -116,6 +120,7 @@ def _candidates(shape: ModelShape, case: Case) -> Iterator[_Choice]:
                     rank=rank,
                     target_modules=_targets(shape),
                     optimizer=OPTIMIZER[method],
+                    objective=case.objective,
                 )
                 yield _Choice(setup, method, estimate(shape, [method], setup, gpus=())[0].memory_gb)
 
@@ -139,11 +144,16 @@ def preferences(case: Case) -> list[tuple[Method, int]]:
     return [("lora", rank), ("qlora", rank)]
 
 
-def learning_rate(method: Method, parameters: int, conversations: int) -> float:
-    """Return the method's customary rate, lowered for large models and little data, raised for much data."""
+def learning_rate(method: Method, parameters: int, conversations: int, objective: Objective = "sft") -> float:
+    """Return the customary rate, lowered for large models and little data, raised for much data."""
     size = 0.5 if parameters > 30e9 else 0.7 if parameters > 10e9 else 1.0
     data = 1.2 if conversations > 100_000 else 0.8 if conversations < START else 1.0
-    return float(f"{LEARNING_RATE[method] * size * data:.3g}")
+    return float(f"{customary(method, objective) * size * data:.3g}")
+
+
+def customary(method: Method, objective: Objective) -> float:
+    """Return the learning rate that method and objective usually begin with."""
+    return float(f"{LEARNING_RATE[method] * GENTLER.get(objective, 1.0):.3g}")
 
 
 def _per_step(case: Case, epochs: int) -> int:
@@ -162,7 +172,8 @@ def _reasons(shape: ModelShape, case: Case, choice: _Choice, tried: list[_Choice
         least = min(c.memory_gb for c in tried if c.method == wanted)
         yield f"{wanted} takes at least {least:.1f} GB of {case.memory_gb:g}: {method} instead"
     size = f"{shape.parameters / 1e9:.2g} B parameters"
-    usual = f"{LEARNING_RATE[method]:g} is customary for {method}"
+    what = method if case.objective == "sft" else f"{method} and {case.objective}"
+    usual = f"{customary(method, case.objective):g} is customary for {what}"
     yield f"learning rate: {usual}, scaled for {size} and the data size"
     memory = f"{choice.memory_gb:.1f} GB of {case.memory_gb:g}"
     yield f"batch {setup.batch_size}: {memory}, {HEADROOM:.0%} left free"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipeline_lib.training.model_shape import ALL_LINEAR
+from pipeline_lib.training.objectives import Objective
 
 if TYPE_CHECKING:
     from pipeline_lib.training.train import TrainConfig
@@ -17,8 +18,7 @@ Precision = Literal["bf16", "fp16", "fp32"]
 PAIRED = ("dpo", "reward")
 """Objectives whose rows are two sequences, each answer with the prompt before it."""
 REFERENCE_PASSES: Mapping[str, int] = {"dpo": 1, "kto": 3}
-"""Forward passes without gradient that go with each one that learns: the reference's, and of KTO both models'
-over a neighbour's answer."""
+"""The reference model's own pass, and for KTO's divergence both models' over a neighbour's answer."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,17 @@ class Setup:
     optimizer: str = "adamw_torch"
     trained_weights: Literal["fp32", "bf16"] = "fp32"
     fused_loss: bool = True
-    sequences: int = 1
-    reference_passes: int = 0
+    objective: Objective = "sft"
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that a row of the batch makes."""
+        return 2 if self.objective in PAIRED else 1
+
+    @property
+    def reference_passes(self) -> int:
+        """Forward passes without gradient that go with each one that learns."""
+        return REFERENCE_PASSES.get(self.objective, 0)
 
     @property
     def tokens(self) -> int:
@@ -55,6 +64,5 @@ def setup_of(config: TrainConfig, tokenize_max_length: int) -> Setup:
         target_modules=config.lora.target_modules,
         optimizer=config.optimizer,
         trained_weights=config.trained_weights,
-        sequences=2 if config.objective in PAIRED else 1,
-        reference_passes=REFERENCE_PASSES.get(config.objective, 0),
+        objective=config.objective,
     )

@@ -143,8 +143,8 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise ConfigError(
-            f"the tokenizer in {directory} has neither a pad nor an end token, so a model would not learn to "
-            "stop; set eos_token in its tokenizer_config.json, or take another base model"
+            "base_model: the tokenizer has neither a pad nor an end token, so a model would not learn to "
+            "stop; set eos_token in the tokenizer_config.json of what base_model names, or take another"
         )
     # What is too long is dropped or cut, and counted: the error that Transformers warns of never comes.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True

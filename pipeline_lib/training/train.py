@@ -25,6 +25,7 @@ from pipeline_lib.settings import file_digests
 from pipeline_lib.training.methods import VIRTUAL_TOKENS, LoraConfig, Methods
 from pipeline_lib.training.mixing import MixConfig
 from pipeline_lib.training.objectives import TOKENS_FOR, Objectives
+from pipeline_lib.training.schedules import Schedule, objection
 
 __all__ = ["LoraConfig", "TrainConfig", "train"]
 
@@ -66,17 +67,7 @@ class TrainConfig(Methods, Objectives):
             description="Optimizer, under Transformers' name; 8-bit ones need bitsandbytes.",
         )
     )
-    schedule: Literal[
-        "cosine",
-        "linear",
-        "constant",
-        "constant_with_warmup",
-        "polynomial",
-        "inverse_sqrt",
-        "cosine_with_restarts",
-        "cosine_with_min_lr",
-        "warmup_stable_decay",
-    ] = Field(default="cosine", description="Learning-rate schedule after the warm-up.")
+    schedule: Schedule = Field(default="cosine", description="Learning-rate schedule after the warm-up.")
     schedule_options: dict[str, float] = Field(
         default={}, description="The schedule's own values, such as {min_lr_rate: 0.1} or {num_cycles: 3}."
     )
@@ -126,7 +117,11 @@ class TrainConfig(Methods, Objectives):
         ge=1,
         description="Steps between two looks at the validation split; none looks at the end of each epoch.",
     )
-    save_steps: int = Field(default=100, ge=1, description="Steps between two checkpoints.")
+    save_steps: int = Field(
+        default=100,
+        ge=1,
+        description="Steps between two checkpoints; with load_best_model_at_end there is one at each look.",
+    )
     load_best_model_at_end: bool = Field(
         default=False, description="Keep the checkpoint that was best on the validation split, not the last."
     )
@@ -155,6 +150,8 @@ class TrainConfig(Methods, Objectives):
 
     @model_validator(mode="after")
     def _goes_together(self) -> TrainConfig:
+        if why := objection(self.schedule, self.schedule_options):
+            raise ValueError(why)
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("early_stopping_patience needs load_best_model_at_end: true")
         if self.batching == "packed" and (self.objective != "sft" or self.method in VIRTUAL_TOKENS):
@@ -203,7 +200,7 @@ def train(out: Output, config: TrainConfig, tokens: Tokens, base: Model) -> None
     from pipeline_lib.training.gates import check_training
     from pipeline_lib.training.loading import check_quantization
 
-    check_quantization(config.method)
+    check_quantization(config.method, config.optimizer)
     check_attention(config, device(), own_code=brings_code(base.path))
     _check_tokens(config, tokens)
     check_training(config, tokens, base.path, device())

@@ -70,7 +70,7 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
     journal.rewind(checkpoint)
     started = time.perf_counter()
     with journal.listening():
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if journal.stopped:
         raise StageError(
             f"train was asked to stop and saved a checkpoint after step {trainer.state.global_step}; "
@@ -78,7 +78,7 @@ def work(spec: dict[str, Any], tell: Callable[..., None]) -> None:
         )
     _save(spec, trainer, tokenizer, out)
     if main:
-        stats = _stats(spec, trainer, journal, result.training_loss, time.perf_counter() - started)
+        stats = _stats(spec, trainer, journal, time.perf_counter() - started)
         stats["sources"] = dict(sorted(sources.items()))
         stats["neighbour_influence"] = neighbours.influence
         (work_dir / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
@@ -210,9 +210,7 @@ def _settle(config: Path) -> None:
         config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _stats(
-    spec: dict[str, Any], trainer: Any, journal: Journal, loss: float, seconds: float
-) -> dict[str, Any]:
+def _stats(spec: dict[str, Any], trainer: Any, journal: Journal, seconds: float) -> dict[str, Any]:
     from pipeline_lib.training.utilisation import peak_memory
 
     best, rate = _best(trainer.state), journal.tokens_here / seconds
@@ -225,7 +223,7 @@ def _stats(
         "steps": trainer.state.global_step,
         "epochs": round(trainer.state.epoch or 0.0, 4),
         "tokens": journal.tokens_seen,
-        "train_loss": loss,
+        "train_loss": journal.train_loss,
         "eval_loss": None,
         **journal.looked(trainer.state.best_global_step if best else None),
         **best,

@@ -1,14 +1,14 @@
 """Writes behind their caller are done in order, and none that fails is forgotten."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from pipeline_lib import records
-from pipeline_lib.core.behind import Behind
+from pipeline_lib.core.behind import Behind, ahead
 from pipeline_lib.settings import settings
 
 
@@ -66,4 +66,35 @@ def test_a_shard_that_cannot_be_written_fails_the_writer(
     before = threading.active_count()
     with pytest.raises((OSError, pa.ArrowException)), records.DatasetWriter(tmp_path) as writer:
         writer.keep(batch)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("on", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 50])
+def test_what_is_read_ahead_comes_whole_and_in_order_and_its_errors_too(on: bool, count: int) -> None:
+    assert list(ahead(range(count), on)) == list(range(count))
+
+    def breaks_off() -> Iterator[int]:
+        yield from range(count)
+        raise OSError("the disk is gone")
+
+    met: list[int] = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        met.extend(number for number in ahead(breaks_off(), on) if met.append(number))  # type: ignore[func-returns-value]
+    assert met == list(range(count))
+
+
+def test_one_item_is_read_while_the_one_before_it_is_worked_on() -> None:
+    reading = threading.Event()
+
+    def two() -> Iterator[int]:
+        yield 1
+        reading.set()
+        yield 2
+
+    before = threading.active_count()
+    items = ahead(two(), True)
+    assert next(items) == 1
+    assert reading.wait(10)
+    items.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before

@@ -92,10 +92,13 @@ def test_a_prompt_that_a_benchmark_repeats_is_no_template(workshop: Workshop, tm
     assert len(reasons(made)) == 1
 
 
-def test_a_report_drops_nothing(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_report_drops_nothing_and_marks_what_it_found(workshop: Workshop, tmp_path: Path) -> None:
     made = workshop.run(decontaminate, config(tmp_path, [LONG], action="report"), PLANTED)
     assert reasons(made) == {}
     assert made.manifest.stats["contaminated"] == 4
+    marks = [json.loads(row["metadata"] or "{}").get("contaminated") for row in found(made)]
+    assert [mark is not None for mark in marks].count(True) == 4
+    assert {mark for mark in marks if mark} == {detail for detail in marks if detail and "prompt 0" in detail}
 
 
 def test_without_benchmarks_everything_stays(workshop: Workshop) -> None:

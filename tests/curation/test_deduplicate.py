@@ -3,7 +3,7 @@
 import random
 import re
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 import pytest
@@ -66,10 +66,13 @@ def test_the_first_of_every_component_of_brute_force_stays(workshop: Workshop, t
     assert [row["cluster"] for row in table] == [rows[root]["id"] for root in roots]
 
 
-def test_what_is_dropped_names_what_it_follows_and_how_alike_they_are(workshop: Workshop) -> None:
+@pytest.mark.parametrize("keep", ["first", "longest"])
+def test_what_is_dropped_names_what_it_follows_and_how_alike_they_are(
+    workshop: Workshop, keep: Literal["first", "longest"]
+) -> None:
     rows = family(2, 120)
     texts = {row["id"]: whole(row) for row in rows}
-    made = workshop.run(deduplicate, DeduplicateConfig(threshold=0.7), rows)
+    made = workshop.run(deduplicate, DeduplicateConfig(threshold=0.7, keep=keep), rows)
     dropped = found(made, "dropped")
     assert {row["reason"] for row in dropped} == {"near_duplicate", "exact_duplicate"}
     for row in dropped:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline_lib import records
+from pipeline_lib.core import progress
 from pipeline_lib.core.errors import ConfigError, DataError, FinetuneError
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.outside import FileDigests
@@ -284,13 +285,14 @@ def test_a_file_that_cannot_be_used_stops_before_anything_is_written(
     with pytest.raises(DataError, match=word) as caught:
         run({"path": str(tmp_path / name)})
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
     assert not list((tmp_path / "out-0").iterdir())
 
 
 @pytest.mark.parametrize("path", ["none.jsonl", "*.none", "empty"])
 def test_a_path_without_data_is_an_error_that_names_it(run: Any, tmp_path: Path, path: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"check ingest\.sources"):
+    with pytest.raises(DataError, match="check the source's path"):
         run({"path": str(tmp_path / path)})
 
 
@@ -312,6 +314,80 @@ def test_a_mapped_column_that_is_not_there_is_named_with_the_likely_one(run: Any
         )
 
 
+@pytest.mark.parametrize(
+    ("columns", "rows", "says"),
+    [
+        (
+            {"prompt": "reply", "completion": "repli"},
+            {"ask": "q", "reply": "a"},
+            "columns.completion: .* did you",
+        ),
+        ({"ask": "prompt", "reply": "completion"}, {"ask": "q", "reply": "a"}, "first: {prompt: ask}"),
+        ({"prompt": "ask"}, "a text", "texts without columns; leave columns out"),
+    ],
+)
+def test_a_mapping_that_the_file_does_not_bear_out_says_what_to_write(
+    run: Any, write: Any, columns: dict[str, str], rows: Any, says: str
+) -> None:
+    path = write("in/a.jsonl", json.dumps(rows))
+    with pytest.raises(DataError, match=says) as caught:
+        run({"path": str(path), "columns": columns})
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"promt": "ask", "completion": "reply"}, "no format knows a column 'promt'; did you mean 'prompt'"),
+        ({"anwser": "reply"}, "did you mean 'answer'"),
+        ({"prompt": "ask", "text": "ask"}, "prompt and text are both to be the file's 'ask'"),
+    ],
+)
+def test_a_mapping_that_no_format_could_use_is_an_error_of_the_config(
+    columns: dict[str, str], says: str
+) -> None:
+    with pytest.raises(ValidationError, match=says):
+        Source.model_validate({"path": "a", "columns": columns})
+
+
+@pytest.mark.parametrize("name", ["theme", "prompt_id", "group"])
+def test_a_name_of_the_metadata_may_be_mapped(run: Any, write: Any, name: str) -> None:
+    path = write("data.jsonl", {**exchange(1), "subject": "loops"})
+    [row] = run({"path": str(path), "columns": {name: "subject"}}).kept
+    assert json.loads(row["metadata"])[name] == "loops"
+
+
+class Listener:
+    """Keeps the lines that a person would see."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, what: str, total: float | None) -> Any:
+        return progress._Silent()
+
+    def mention(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_a_source_that_gives_nothing_is_named_with_the_first_reason(run: Any, write: Any) -> None:
+    empty, full = write("empty.jsonl"), write("full.jsonl", exchange(1))
+    foreign = write("foreign.jsonl", '{"messages": [{"role": "?", "content": "x"}]}')
+    said = Listener()
+    with progress.listening(said):
+        assert len(run({"path": str(empty)}, {"path": str(foreign)}, {"path": str(full)}).kept) == 1
+    first = "unrecognised 1; the first: foreign.jsonl:1: a message has the role '?'"
+    assert said.lines[0] == f"{empty}: no row at all"
+    assert said.lines[1].startswith(f"{foreign}: 0 of 1 rows kept ({first}")
+    assert len(said.lines) == 2
+
+
+@pytest.mark.parametrize("given", ["data.jsonl", {"path": "data.jsonl"}])
+def test_sources_that_are_no_list_say_how_one_is_written(given: Any) -> None:
+    with pytest.raises(ValidationError, match=r"sources is a list: write \[{path: "):
+        IngestConfig.model_validate({"sources": given})
+
+
 def test_no_source_is_an_error_of_the_config() -> None:
     with pytest.raises(ConfigError, match=r"ingest\.sources"):
         source_digests(IngestConfig())
@@ -326,11 +402,12 @@ def test_no_source_is_an_error_of_the_config() -> None:
         {"path": "a", "weight": 2},
         {"path": "a", "revision": "main"},
         {"path": "a", "limit": 0},
+        "a.jsonl",
         {"path": "a", "format": "csv"},
         {"name": "pydocs", "columns": {"a": "b"}},
     ],
 )
-def test_a_source_that_makes_no_sense_is_refused(source: Row) -> None:
+def test_a_source_that_makes_no_sense_is_refused(source: Row | str) -> None:
     with pytest.raises(ValidationError):
         Source.model_validate(source)
 

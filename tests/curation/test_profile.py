@@ -139,13 +139,20 @@ def test_preference_pairs_are_measured_with_their_preferred_answer(
 
 
 def _said(
-    *, train: int = 20_000, test: int = 1_000, knowledge_changes: bool = False, before: int = 0, **after: Any
+    *,
+    train: int = 20_000,
+    test: int = 1_000,
+    knowledge_changes: bool = False,
+    before: int = 0,
+    left_out: int = 0,
+    **after: Any,
 ) -> str:
     measures = Measures(conversations=train + test, sampled=100, **after)
     sizes = {"train": train, "validation": 0, "test": test}
     raw = Measures(conversations=before or train + test)
     needed = conversations_needed("simple", "medium")
-    given = Evidence(raw, measures, sizes, {"short_answer": 5}, needed, knowledge_changes)
+    reasons = {"short_answer": 5, "not_sampled": left_out}
+    given = Evidence(raw, measures, sizes, reasons, needed, knowledge_changes)
     return " ".join(one.text for one in advice(given))
 
 
@@ -161,6 +168,7 @@ def _said(
         ({"dated": 31}, "Retrieval"),
         ({"knowledge_changes": True}, "Retrieval"),
         ({"before": 200_000}, "short_answer"),
+        ({"before": 200_000, "left_out": 150_000}, ""),
     ],
 )
 def test_advice_names_what_would_serve_better(case: dict[str, Any], words: str) -> None:

@@ -1,6 +1,7 @@
 """The quality rules say what datatrove says on the same tokens, and drop what a reader would drop."""
 
 import json
+import re
 from collections import Counter
 from functools import lru_cache
 from itertools import pairwise
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline_lib.curation.quality import instruct, web
 from pipeline_lib.curation.quality.instruct import Talk, Turn
 from pipeline_lib.curation.quality.limits import InstructLimits, WebLimits
+from pipeline_lib.curation.quality.lines import Lines, line_measures
 from pipeline_lib.curation.quality.ngrams import repetition, variety
 from pipeline_lib.curation.quality.tokens import from_words, sentences, tokenise, word_measures
 
@@ -62,10 +64,10 @@ def oracle() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("setting", list(ONLY))
 def test_our_tokens_give_datatroves_decision(setting: str) -> None:
     rows, limits = oracle(), only(setting)
-    measures = web.measure([row["text"] for row in rows], limits)
+    verdicts = web.judge(web.measure([row["text"] for row in rows], limits), limits)
     agreed = sum(
-        (web.judge(measured, limits) is None) == row["decisions"][setting]["keep"]
-        for row, measured in zip(rows, measures, strict=True)
+        (verdict is None) == row["decisions"][setting]["keep"]
+        for row, verdict in zip(rows, verdicts, strict=True)
     )
     assert agreed / len(rows) >= AGREEMENT[setting]
 
@@ -88,9 +90,9 @@ def test_datatrove_decides_the_same_on_our_tokens(setting: str) -> None:
         "fineweb_quality": lambda: filters.FineWebQualityFilter(language=tokens),
     }[setting]()
     texts, limits = [row["text"] for row in oracle()], only(setting)
-    for text, measured in zip(texts, web.measure(texts, limits), strict=True):
-        verdict = made.filter(data.Document(text=text, id="0"))
-        assert (verdict is True) == (web.judge(measured, limits) is None), text
+    for text, ours in zip(texts, web.judge(web.measure(texts, limits), limits), strict=True):
+        theirs = made.filter(data.Document(text=text, id="0"))
+        assert (theirs is True) == (ours is None), text
 
 
 def characters_of_top(words: list[str], n: int) -> int:
@@ -117,9 +119,9 @@ def characters_repeated(words: list[str], n: int) -> int:
 @given(st.lists(st.lists(WORDS, max_size=60), min_size=1, max_size=4))
 def test_repetition_is_that_of_joined_strings(texts: list[list[str]]) -> None:
     measured = repetition(from_words([" ".join(words) for words in texts], texts))
-    for words, found in zip(texts, measured, strict=True):
-        assert found.top == tuple(characters_of_top(words, n) for n in (2, 3, 4))
-        assert found.repeated == tuple(characters_repeated(words, n) for n in range(5, 11))
+    for place, words in enumerate(texts):
+        assert measured.top[:, place].tolist() == [characters_of_top(words, n) for n in (2, 3, 4)]
+        assert measured.repeated[:, place].tolist() == [characters_repeated(words, n) for n in range(5, 11)]
 
 
 @given(st.lists(st.lists(WORDS, max_size=40), min_size=1, max_size=4))
@@ -141,8 +143,35 @@ def test_tokens_hold_every_character_but_spaces_in_order(texts: list[str], split
 
 @given(st.lists(st.text(alphabet="ab .-'\n", max_size=60), min_size=2, max_size=6))
 def test_a_text_measures_the_same_alone_and_in_a_batch(texts: list[str]) -> None:
-    limits = WebLimits()
-    assert web.measure(texts, limits) == [web.measure([text], limits)[0] for text in texts]
+    limits = WebLimits(gopher_min_words=None)
+    alone = [web.judge(web.measure([text], limits), limits)[0] for text in texts]
+    assert web.judge(web.measure(texts, limits), limits) == alone
+
+
+def came_before(parts: list[str]) -> list[str]:
+    """Return the parts that an equal one stands before."""
+    return [part for place, part in enumerate(parts) if part in parts[:place]]
+
+
+@given(st.lists(st.text(alphabet="ab .-•…#\n\r\x0b\u2028", max_size=60), min_size=1, max_size=5))
+def test_lines_measure_what_python_says_of_them(texts: list[str]) -> None:
+    measured = line_measures(tokenise(texts), 3, 5)
+    for place, text in enumerate(texts):
+        found = Lines(*(column[place] for column in measured))
+        lines, filled = text.splitlines(), [line for line in text.split("\n") if line.strip()]
+        assert found[:3] == (text.count("\n"), text.count("#"), text.count("...") + text.count("…"))
+        assert found.lines == len(lines)
+        assert found.bullets == sum(line.strip().startswith(("•", "-")) for line in lines)
+        assert found.ellipsis_lines == sum(line.strip().endswith(("...", "…")) for line in lines)
+        assert found.filled == len(filled)
+        assert found.repeated_filled_characters == len("".join(came_before(filled)))
+        assert found.terminal == sum(line.endswith(".") for line in filled)
+        assert found.short == sum(len(line) <= 3 for line in filled)
+        assert found.long == sum(len(line) >= 5 for line in text.split("\n"))
+        blocks, paragraphs = re.split("\n+", text), re.split("\n\n+", text.strip())
+        assert found[6:9] == (len(blocks), len(came_before(blocks)), len("".join(came_before(blocks))))
+        again = came_before(paragraphs)
+        assert found[14:] == (len(paragraphs), len(again), len("".join(again)))
 
 
 @pytest.mark.parametrize(
@@ -171,9 +200,8 @@ def test_sentences_end_at_marks_and_not_at_abbreviations() -> None:
 
 
 def test_word_measures_count_words_letters_and_different_stop_words() -> None:
-    (found,) = word_measures(tokenise(["the cat -- and the 12 dogs"]), ("the", "and", "of"))
-    assert (found.tokens, found.words, found.word_characters, found.alphabetic) == (7, 6, 18, 5)
-    assert found.stop_words == 2
+    found = word_measures(tokenise(["", "the cat -- and the 12 dogs"]), ("the", "and", "of"))
+    assert [column.tolist() for column in found] == [[0, 7], [0, 6], [0, 18], [0, 5], [0, 2]]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +218,7 @@ def test_word_measures_count_words_letters_and_different_stop_words() -> None:
 )
 def test_a_web_rule_states_its_figure_and_bound(text: str, reason: str, detail: str) -> None:
     limits = WebLimits()
-    verdict = web.judge(web.measure([text], limits)[0], limits)
+    (verdict,) = web.judge(web.measure([text], limits), limits)
     assert verdict is not None
     assert (verdict[0], detail in verdict[1]) == (reason, True)
 

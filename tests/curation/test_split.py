@@ -146,6 +146,12 @@ def test_a_split_that_is_too_small_stops_and_says_what_to_do(workshop: Workshop)
         workshop.run(split, SplitConfig(), [])
 
 
+@pytest.mark.parametrize("field", ["group", "stratify", "time"])
+def test_a_key_that_no_conversation_has_stops_and_names_it(workshop: Workshop, field: str) -> None:
+    with pytest.raises(DataError, match=rf"split\.{field}: no conversation has the metadata key 'thred'"):
+        workshop.run(split, SplitConfig(**{field: "thred"}), dated(strangers(100)))
+
+
 def test_a_split_without_a_share_may_be_empty(workshop: Workshop) -> None:
     made = workshop.run(split, SplitConfig(validation=0, test=0.4), strangers(60))
     assert made.manifest.stats["validation"] == 0

@@ -78,6 +78,12 @@ def test_a_better_model_that_stops_opens_the_gate(tmp_path: Path) -> None:
         "stops_by_itself",
     ]
     both = found["comparison"]["perplexity"]
+    rule = found["rules"][0]
+    assert (rule["value"], rule["threshold"]) == (both["difference"]["value"], 0.05)
+    assert (rule["metric"], rule["asked"]) == (
+        "perplexity, less the base model's",
+        "below 0 with p below 0.05",
+    )
     assert math.log(both["base"] / both["tuned"]) == pytest.approx(1.0, abs=1e-9)
     assert both["difference"]["high"] < 0
     assert both["difference"]["p_value"] < 0.05
@@ -124,6 +130,7 @@ def test_a_model_that_does_not_stop_closes_the_gate(tmp_path: Path) -> None:
     assert rule["low"] < 0.9 < rule["high"]
     assert rule["value"] == pytest.approx(0.9)
     assert rule["threshold"] == 0.95
+    assert rule["asked"] == "at least 0.95"
     assert "90.0%" in rule["reason"]
 
 

@@ -112,13 +112,47 @@ def test_a_wrong_config_ends_with_two_and_says_which_key_was_meant(conf: Path) -
 def test_a_missing_file_ends_the_run_with_one_before_anything_is_built(conf: Path) -> None:
     done = finetune("run", conf, "--set", "ingest.sources=[{path: nowhere.jsonl}]")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: nowhere.jsonl: no such file or folder; check ingest.sources\n"
+    assert done.stderr == "error: nowhere.jsonl: no such file or folder; check the source's path\n"
     assert not list(the_store().root.glob("*/*/manifest.json"))
 
 
-def test_a_wrong_call_ends_with_two(conf: Path) -> None:
-    assert finetune("plan", conf, "--bogus").returncode == 2
-    assert finetune("run", conf, "--only", "inget").returncode == 2
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (("plan", "{conf}", "--bogus"), "error: no such option: --bogus; see finetune plan --help"),
+        (("promote", "words", "1"), "error: missing option '--reason'; see finetune promote --help"),
+        (("plan",), "error: missing argument 'CONFIG'; see finetune plan --help"),
+        (("pln",), "error: no such command 'pln'. Did you mean 'plan'?; see finetune --help"),
+        (("show",), "error: name a stage or an artifact's directory, or --trace ID"),
+        (
+            ("run", "{conf}", "--only", "inget"),
+            "error: no stage 'inget' in this pipeline; did you mean 'ingest'?",
+        ),
+    ],
+)
+def test_a_wrong_call_ends_with_two_and_one_line(conf: Path, call: tuple[str, ...], says: str) -> None:
+    done = finetune(*(part.format(conf=conf) for part in call))
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{says}\n")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("augment={model: small}", "augment needs an OpenAI-compatible endpoint: set FINETUNE_ENDPOINT_URL"),
+        ("scrub.names=presidio", "scrub.names needs presidio_analyzer: pip install"),
+    ],
+)
+def test_what_a_stage_needs_from_outside_is_asked_for_before_anything_is_built(
+    conf: Path, override: str, says: str
+) -> None:
+    done = finetune("run", conf, "--until", "split", "--set", override)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {says}")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(the_store().root.glob("*/*/manifest.json"))
+    planned = finetune("plan", conf, "--until", "split", "--set", override)
+    assert (planned.returncode, planned.stderr) == (0, done.stderr.replace("error", "note", 1))
+    assert finetune("plan", conf, "--until", "normalize", "--set", override).stderr == ""
 
 
 def test_the_config_in_full_is_a_config(conf: Path, tmp_path: Path) -> None:

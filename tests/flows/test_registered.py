@@ -54,8 +54,11 @@ def test_promote_and_rollback_move_the_champion_and_keep_the_reason(
     place: tuple[dict[str, str], str],
 ) -> None:
     env, _ = place
-    assert finetune(env, "promote", "words", "2", "--reason", "a person wants it").returncode == 0
+    done = finetune(env, "promote", "words", "2", "--reason", "a person wants it")
+    assert done.returncode == 0
+    assert done.stderr.startswith("note: the gate of words version 2 is closed; ")
     assert rows(env)[2]["aliases"] == ["candidate", "champion"]
+    assert rows(env)[2]["reason"] == "promote over a closed gate: a person wants it"
     assert rows(env)[2]["former_champion"] == 1
     assert finetune(env, "rollback", "words", "--reason", "it answers in riddles").returncode == 0
     told = rows(env)

@@ -189,11 +189,12 @@ def gate(out: Output, config: GateConfig, base: Evaluation, tuned: Evaluation) -
     """Open or closed as asked for."""
     rule = {
         "rule": "beats_base",
-        "metric": "perplexity",
+        "metric": "perplexity, less the base model's",
         "value": -19.5,
         "low": -21.0,
         "high": -18.0,
-        "threshold": 0.0,
+        "threshold": 0.05,
+        "asked": "below 0 with p below 0.05",
     }
     reason = (
         "perplexity is 19.5 lower than the base model's"

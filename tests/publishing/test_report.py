@@ -96,6 +96,12 @@ def test_every_section_and_stage_is_on_the_page(page):
         assert words in page.text
 
 
+def test_a_rule_stands_with_what_was_measured_and_what_was_asked_of_it(page):
+    assert "perplexity, less the base model's" in page.text
+    assert "below 0 with p below 0.05" in page.text
+    assert "Threshold" not in page.text
+
+
 def test_token_lengths_are_those_of_the_shards(pipeline):
     assert token_lengths(pipeline["tokens"], "train") == [10 + 7 * i for i in range(20)]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipeline_lib.config import load
 from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.sample_sizes import SampleSizes, conversations_needed
 from pipeline_lib.training.devices import GPUS, HEADROOM, Gpu, place
@@ -26,6 +27,7 @@ from pipeline_lib.training.recommendation import Case, learning_rate, recommend
 from pipeline_lib.training.setup import Method, Setup
 from pipeline_lib.training.train import TrainConfig
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LLAMA_3_8B = {
     "model_type": "llama",
@@ -328,6 +330,15 @@ def test_learning_rate_falls_with_the_model_and_rises_with_the_data() -> None:
     assert learning_rate("lora", 13 * 10**9, 5_000) == 1.4e-4
     assert learning_rate("qlora", 70 * 10**9, 200_000) == 1.2e-4
     assert learning_rate("full", 8 * 10**9, 500) == 8e-6
+
+
+@pytest.mark.parametrize("preset", ["sft-lora", "dpo", "kto", "reward", "grpo"])
+def test_the_advice_for_an_objective_is_the_rate_of_its_preset(llama: ModelShape, preset: str) -> None:
+    config = load(CONF / f"{preset}.yaml").train
+    advice = recommend(llama, Case(5_000, 80, objective=config.objective))
+    assert (advice.method, advice.learning_rate) == (config.method, config.learning_rate)
+    alone = recommend(llama, Case(5_000, 80))
+    assert (advice.memory_gb > alone.memory_gb) == (config.objective in ("dpo", "reward"))
 
 
 STEP = """

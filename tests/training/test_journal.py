@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from pipeline_lib.core.errors import StageError
 from pipeline_lib.training import journal as module
 from pipeline_lib.training.journal import Journal
 from pipeline_lib.training.utilisation import Yardstick
+from tests.training.test_order import signalled_at
+from tests.training.tiny_training import LIBRARIES_WARN, place, train_here
 
 
 def test_a_resumed_training_counts_its_own_tokens_and_tells_speed_and_utilisation(
@@ -59,3 +62,21 @@ def test_a_short_training_has_a_curve_and_every_curve_has_its_end(
         logged += [step] * control.should_log
     assert len(logged) == points
     assert logged[-1] == steps
+
+
+@LIBRARIES_WARN
+def test_a_resumed_training_has_the_curve_of_one_that_was_not_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With checkpoints between the points, whose sums no checkpoint holds."""
+    where = place(tmp_path)
+    values = {"logging_steps": 3, "save_steps": 4, "max_steps": 10}
+    whole = train_here(where, "whole", **values)
+    assert [point["step"] for point in whole.history if "loss" in point] == [3, 4, 6, 8, 9, 10]
+    with signalled_at(4, monkeypatch), pytest.raises(StageError, match="after step 4"):
+        train_here(where, "stopped", **values)
+    resumed = train_here(where, "stopped", **values)
+    assert resumed.losses == whole.losses
+    assert resumed.stats["train_loss"] == whole.stats["train_loss"]
+    every = train_here(where, "every", **{**values, "logging_steps": 1})
+    assert whole.stats["train_loss"] == pytest.approx(sum(every.losses) / 10, abs=1e-6)

@@ -32,6 +32,11 @@ def test_equal_sampling_gives_every_source_a_third_and_no_sequence_twice_more_th
     assert max(tiny.values()) - min(tiny.values()) <= 1
 
 
+def test_blocks_of_documents_have_no_source_to_weigh() -> None:
+    with pytest.raises(ConfigError, match=r"documents are laid end to end.*ingest\.sources"):
+        places([""] * 5, MixConfig(sampling="equal"), 0)
+
+
 def test_temperature_lies_between_the_two() -> None:
     """Shares go as the square root of the sizes: 30, 9.49 and 3.16 of 42.65."""
     shares = counted(SOURCES, MixConfig(sampling="temperature", temperature=2))

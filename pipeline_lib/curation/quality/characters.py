@@ -1,7 +1,7 @@
 """Classes of characters as one table of bits, so that compiled code can ask what a code point is.
 
 Code points from ``LIMIT`` on (tags and private use) share the last entry, which has no bit set.
-Neighbours: ``tokens`` and ``ngrams`` read the table, ``web`` the set of terminals.
+Neighbours: ``tokens``, ``ngrams`` and ``lines`` read the table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 LIMIT = 0x32000
 SPACE, ALPHA, DIGIT, UPPER, SYMBOL, TERMINAL, AFFIX, ICON, PUNCTUATION, CJK = (1 << bit for bit in range(10))
 
-# Unicode's Sentence_Terminal characters, as ranges of code points.
+# Unicode's Sentence_Terminal characters, as ranges of code points; FineWeb's line rule asks for one.
 _TERMINAL_RANGES = (
     "21 2e 3f 589 61d-61f 6d4 700-702 7f9 837 839 83d-83e 964-965 104a-104b 1362 1367-1368 166e 1735-1736 "
     "17d4-17d6 17d9-17da 1803 1809 1944-1945 1aa8-1aab 1b5a-1b5b 1b5e-1b5f 1b7d-1b7e 1c3b-1c3c 1c7e-1c7f "
@@ -40,10 +40,6 @@ _AFFIXES = ",:;!?()[]{}<>_#*&'\"`“”‘’´‚„«»…¿¡§%=—–+$£�
 def _codes(ranges: str) -> list[int]:
     pairs = [part.split("-") for part in ranges.split()]
     return [code for pair in pairs for code in range(int(pair[0], 16), int(pair[-1], 16) + 1)]
-
-
-TERMINALS = frozenset(map(chr, _codes(_TERMINAL_RANGES)))
-"""Characters that end a sentence; FineWeb's line rule asks for one of them at the end of a line."""
 
 
 def _bits(character: str) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline_lib.curation.quality.characters import LIMIT, SYMBOL, classes, lowered
 from pipeline_lib.curation.quality.splitter import HASH_BASE, hash_span, is_in, jit
@@ -22,10 +23,12 @@ _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 
 class Repetition(NamedTuple):
-    """Characters in the most frequent n-gram (n 2-4) and in repeated n-grams (n 5-10) of one text."""
+    """Characters in the most frequent n-gram and in repeated n-grams of each text."""
 
-    top: tuple[int, ...]
-    repeated: tuple[int, ...]
+    top: npt.NDArray[np.int64]
+    """By n, as in ``TOP`` (3 by texts)."""
+    repeated: npt.NDArray[np.int64]
+    """By n, as in ``REPEATED`` (6 by texts)."""
 
 
 class Variety(NamedTuple):
@@ -38,11 +41,11 @@ class Variety(NamedTuple):
     """The share of the most frequent word; 0.0 where there is none."""
 
 
-def repetition(tokens: Tokens) -> list[Repetition]:
+def repetition(tokens: Tokens) -> Repetition:
     """Return the characters that repeat in each text (Rae et al. 2021, arXiv 2112.11446, table A1)."""
     measured = np.zeros((len(tokens.bounds) - 1, len(TOP) + len(REPEATED)), np.int64)
     _repetition(tokens.codes, tokens.starts, tokens.ends, tokens.bounds, measured)
-    return [Repetition(tuple(row[: len(TOP)]), tuple(row[len(TOP) :])) for row in measured.tolist()]
+    return Repetition(measured.T[: len(TOP)], measured.T[len(TOP) :])
 
 
 def variety(tokens: Tokens) -> list[Variety]:

@@ -4,7 +4,7 @@ A token is a word, a number or a mark. The splitter follows what spaCy's English
 text (marks come off both ends of a word, ``don't`` is ``do`` + ``n't``, ``3-4`` three tokens,
 ``Mr.`` one), because the web rules were published on such tokens. Texts are code points in one
 array and tokens are spans in it, so that the compiled functions touch no Python object. Neighbours:
-``splitter`` finds the spans, ``ngrams`` measures repetition on the same tokens.
+``splitter`` finds the spans, ``ngrams`` measures repetition on the same tokens, ``lines`` what is no token.
 """
 
 from __future__ import annotations
@@ -45,13 +45,15 @@ class Tokens:
 
 
 class WordMeasures(NamedTuple):
-    """What the tokens of one text measure, before any threshold."""
+    """What the tokens of n texts measure, before any threshold (n each)."""
 
-    tokens: int
-    words: int
-    word_characters: int
-    alphabetic: int
-    stop_words: int
+    tokens: npt.NDArray[np.int64]
+    words: npt.NDArray[np.int64]
+    """Tokens that are not all symbols."""
+    word_characters: npt.NDArray[np.int64]
+    alphabetic: npt.NDArray[np.int64]
+    stop_words: npt.NDArray[np.int64]
+    """How many different ones."""
 
 
 def tokenise(texts: Sequence[str], split_cjk: bool = False) -> Tokens:
@@ -75,12 +77,12 @@ def from_words(texts: Sequence[str], words: Sequence[Sequence[str]]) -> Tokens:
     return Tokens(codes, offsets[:-1], offsets[1:], bounds, np.array([len(text) for text in texts], np.int64))
 
 
-def word_measures(tokens: Tokens, stop_words: Sequence[str] = ()) -> list[WordMeasures]:
-    """Return one row of counts per text: tokens, words (not all symbols), their characters, and so on."""
+def word_measures(tokens: Tokens, stop_words: Sequence[str] = ()) -> WordMeasures:
+    """Return what the tokens of each text measure."""
     measured = np.zeros((len(tokens.bounds) - 1, len(WordMeasures._fields)), np.int64)
     stops, longest = _hashes(" ".join(stop_words)), max(map(len, stop_words), default=0)
     _measure(tokens.codes, tokens.starts, tokens.ends, tokens.bounds, classes(), stops, longest, measured)
-    return [WordMeasures(*row) for row in measured.tolist()]
+    return WordMeasures(*measured.T)
 
 
 def sentences(tokens: Tokens) -> list[int]:

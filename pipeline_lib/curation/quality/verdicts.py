@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -42,29 +44,39 @@ def verdicts(
 
     Limits in tokens hold where ``count`` counts them.
     """
-    messages = _messages(batch, "messages")
-    talks = _talks(batch, messages, answers)
-    if answers.scores:
-        talks = _with_scores(talks, batch.column("metadata").to_pylist(), answers)
-    if count and answers.counts_tokens:
-        talks = _with_tokens(talks, batch, count)
-    judged = [instruct.judge(talk, answers) for talk in talks]
-    if texts.web_rules == "none":
-        return judged
-    open_rows = [i for i, verdict in enumerate(judged) if verdict is None]
-    pages = [(i, page) for i in open_rows if (page := _page(messages[i], texts)) is not None]
-    measures = web.measure([page for _, page in pages], texts)
-    for (i, _), measured in zip(pages, measures, strict=True):
-        judged[i] = web.judge(measured, texts)
+    plain = records.plain_texts(batch)
+    paired = np.asarray(pc.or_(pc.is_valid(batch.column("chosen")), pc.is_valid(batch.column("rejected"))))
+    counted = count if answers.counts_tokens else None
+    # A plain text alone has no turns; of it nothing is asked but scores and tokens.
+    asked = np.full(len(plain), True) if answers.scores or counted else paired | ~plain
+    judged: list[Verdict] = [None] * len(plain)
+    for place, talk in zip(
+        np.flatnonzero(asked), _talks(records.select(batch, asked), answers, counted), strict=True
+    ):
+        judged[place] = instruct.judge(talk, answers)
+    undecided = np.array([verdict is None for verdict in judged], np.bool_)
+    if texts.web_rules != "none":
+        _judge_pages(judged, batch, undecided & plain, "text", texts)
+    if texts.web_rules == "all":
+        _judge_pages(judged, batch, undecided & ~plain, "assistant", texts)
     return judged
 
 
-def _page(messages: Sequence[Message], texts: WebLimits) -> str | None:
-    """Return the text that the web rules are to judge, if any."""
-    if [message.role for message in messages] == ["text"]:
-        return messages[0].content
-    answers = [message.content for message in messages if message.role == "assistant" and message.content]
-    return "\n\n".join(answers) if answers and texts.web_rules == "all" else None
+def _judge_pages(
+    judged: list[Verdict], batch: pa.RecordBatch, wanted: npt.NDArray[np.bool_], role: str, limits: WebLimits
+) -> None:
+    """Put in the web rules' verdict on the wanted conversations that have a message of this role."""
+    if not wanted.any():
+        return
+    said = records.text_of(records.select(batch, wanted), (role,))
+    pages = {
+        place: page
+        for place, page in zip(np.flatnonzero(wanted), said, strict=True)
+        if page or role == "text"
+    }
+    found = web.judge(web.measure(list(pages.values()), limits), limits)
+    for place, verdict in zip(pages, found, strict=True):
+        judged[place] = verdict
 
 
 def _messages(batch: pa.RecordBatch, column: str) -> list[list[Message]]:
@@ -82,18 +94,22 @@ def _messages(batch: pa.RecordBatch, column: str) -> list[list[Message]]:
     return rows
 
 
-def _talks(batch: pa.RecordBatch, messages: list[list[Message]], answers: InstructLimits) -> list[Talk]:
-    chosen, rejected = _messages(batch, "chosen"), _messages(batch, "rejected")
+def _talks(batch: pa.RecordBatch, answers: InstructLimits, count: CountTokens | None) -> list[Talk]:
+    messages = (_messages(batch, column) for column in ("messages", "chosen", "rejected"))
     labels = batch.column("label").to_pylist()
     tools = pc.is_valid(batch.column("tools")).to_pylist()
-    talks = [_talk(*row) for row in zip(messages, chosen, rejected, labels, tools, strict=True)]
-    if answers.min_distinct_trigrams is None and answers.max_word_share is None:
-        return talks
-    varieties = iter(
-        variety(tokenise([turn.answer for talk in talks for turn in talk.turns], split_cjk=True))
-    )
+    talks = [_talk(*row) for row in zip(*messages, labels, tools, strict=True)]
+    if answers.min_distinct_trigrams is not None or answers.max_word_share is not None:
+        talks = _with_varieties(talks)
+    if answers.scores:
+        talks = _with_scores(talks, batch.column("metadata").to_pylist(), answers)
+    return _with_tokens(talks, batch, count) if count else talks
+
+
+def _with_varieties(talks: list[Talk]) -> list[Talk]:
+    found = iter(variety(tokenise([turn.answer for talk in talks for turn in talk.turns], split_cjk=True)))
     return [
-        replace(talk, turns=[replace(turn, variety=next(varieties)) for turn in talk.turns]) for talk in talks
+        replace(talk, turns=[replace(turn, variety=next(found)) for turn in talk.turns]) for talk in talks
     ]
 
 
