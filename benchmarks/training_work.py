@@ -12,6 +12,7 @@ import sys
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,24 +88,23 @@ def staged(scratch: str, precision: str, turn: str) -> dict[str, float]:
             "precision": precision,
             "learning_rate": LEARNING_RATE,
             "seed": int(turn),
-            # One point of the loss curve, at the last step: it says how long the steps took.
+            # A point of the loss curve at checkpoints and the last step: they say how long the steps took.
             "logging_steps": steps(Path(scratch) / "tokens"),
         }
     )
     started = time.perf_counter()
     train.function(out, config, Tokens(Path(scratch) / "tokens", ""), Model(MODEL, ""))
     whole = time.perf_counter() - started
-    history = out.path / "logs" / HISTORY
-    [point] = [
-        point
-        for point in map(json.loads, history.read_text(encoding="utf-8").splitlines())
-        if "loss" in point
-    ]
-    tokens = out.stats["tokens"]
+    history = (out.path / "logs" / HISTORY).read_text(encoding="utf-8")
+    points = [point for point in map(json.loads, history.splitlines()) if "loss" in point]
+    tokens, epochs = out.stats["tokens"], [0.0, *(point["epoch"] for point in points)]
+    shares = [after - before for before, after in pairwise(epochs)]
     return {
         "tokens": tokens,
         "seconds": out.stats["seconds"],
-        "loop": tokens / point["tokens_per_second"],
+        "loop": sum(
+            share * tokens / point["tokens_per_second"] for share, point in zip(shares, points, strict=True)
+        ),
         "whole": whole,
     }
 

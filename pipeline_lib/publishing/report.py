@@ -127,8 +127,10 @@ def _curves(training: Trained) -> list[Markup]:
     def series(name: str, key: str) -> Series:
         return Series(name, [(p["step"], float(p[key])) for p in steps if p.get(key) is not None])
 
+    objective = training.manifest.stats["objective"]
+    unit = "nats per token" if objective == "sft" else objective
     drawn = [
-        curves([series("train", "loss"), series("validation", "eval_loss")], "step", "Loss (nats per token)"),
+        curves([series("train", "loss"), series("validation", "eval_loss")], "step", f"Loss ({unit})"),
         curves([series("learning rate", "learning_rate")], "step", "Learning rate"),
     ]
     return [figure for figure in drawn if figure]
