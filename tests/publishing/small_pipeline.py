@@ -112,6 +112,7 @@ def train(out: Output, config: TrainConfig, tokens: Tokens) -> None:
             if step % 200 == 0:
                 log.write(json.dumps({"step": step, "eval_loss": 4.2 / step**0.2}) + "\n")
     out.stats = {
+        "objective": "sft",
         "method": "lora",
         "trainable_parameters": 12_345,
         "parameters": 5_000_000,
