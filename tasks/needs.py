@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 from pipeline_lib.completions import for_augment, for_evaluate
-from pipeline_lib.core.errors import ConfigError
 from pipeline_lib.evaluation.suites import require_lm_eval
+from pipeline_lib.personal_data.recognise import require_recogniser
 from pipeline_lib.training.loading import check_quantization
-
-RECOGNISERS = {"presidio": "presidio_analyzer", "gliner": "gliner"}
-"""The package behind each choice of scrub.names."""
 
 
 def require(stage: str, config: Any) -> None:
@@ -24,6 +20,5 @@ def require(stage: str, config: Any) -> None:
         require_lm_eval()
     if stage == "train":
         check_quantization(config.method, config.optimizer)
-    package = RECOGNISERS.get(config.names) if stage == "scrub" else None
-    if package and find_spec(package) is None:
-        raise ConfigError(f"scrub.names needs {package}: pip install 'finetune-flows[names-{config.names}]'")
+    if stage == "scrub":
+        require_recogniser(config.names)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline_lib.core.errors import StoreError
+from pipeline_lib.core.errors import StoreError, first_line
 from pipeline_lib.core.fingerprint import digest_entries, digest_file
 
 MANIFEST = "manifest.json"
@@ -75,7 +75,7 @@ class Manifest(BaseModel):
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise StoreError(
-                f"{path}: not a readable manifest ({_first_line(error)}); `finetune verify` repairs the store"
+                f"{path}: not a readable manifest ({first_line(error)}); `finetune verify` repairs the store"
             ) from error
 
     def write(self, directory: Path) -> None:
@@ -85,10 +85,6 @@ class Manifest(BaseModel):
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 def describe_files(directory: Path) -> list[FileEntry]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline_lib.curation.measures import Measures
+from pipeline_lib.curation.reading import NOT_SAMPLED
 from pipeline_lib.sample_sizes import SampleSizes, size_warning
 
 Z = 1.96
@@ -19,7 +20,6 @@ FEW_ANSWERS = 20
 FEW_ANSWERS_SHARE = 0.8
 DATED_SHARE = 0.3
 LEAST_KEPT = 0.2
-NOT_ASKED = "not_sampled"
 LIMA = "Zhou et al., LIMA: Less Is More for Alignment, arXiv 2305.11206"
 RETRIEVAL = "Ovadia et al., Fine-Tuning or Retrieval?, arXiv 2312.05934"
 
@@ -99,8 +99,8 @@ def _changing_knowledge(evidence: Evidence) -> Iterator[Advice]:
 
 def _little_left(evidence: Evidence) -> Iterator[Advice]:
     # What a source's weight leaves out was not asked for.
-    reasons = {reason: count for reason, count in evidence.reasons.items() if reason != NOT_ASKED}
-    before = evidence.before.conversations - evidence.reasons.get(NOT_ASKED, 0)
+    reasons = {reason: count for reason, count in evidence.reasons.items() if reason != NOT_SAMPLED}
+    before = evidence.before.conversations - evidence.reasons.get(NOT_SAMPLED, 0)
     after = evidence.after.conversations
     if reasons and after < LEAST_KEPT * before:
         reason, count = max(reasons.items(), key=lambda item: (item[1], item[0]))

@@ -21,6 +21,8 @@ from pipeline_lib.curation.blocks import Outcome
 from pipeline_lib.curation.rows import Row, parsed
 from pipeline_lib.curation.turns import FormatError
 
+NOT_SAMPLED = "not_sampled"
+"""The reason of what a source's weight leaves out."""
 PLACES = frozenset({"file", "line", "row"})
 """Metadata that says where in its source a conversation stood."""
 _FIELDS = tuple(field.name for field in records.MESSAGE)
@@ -138,7 +140,7 @@ def _item(reading: Reading, conversation: shapes.Conversation, place: Mapping[st
         return _dropped(reading, "unreadable", f"cannot be written as UTF-8 JSON: {error}", place)
     if reading.weight < 1 and _share(digest) >= reading.weight:
         detail = f"{_place_text(place)}: left out by weight {reading.weight}"
-        return Item(conversation, metadata, digest, "not_sampled", detail)
+        return Item(conversation, metadata, digest, NOT_SAMPLED, detail)
     return Item(conversation, metadata, digest)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.core.errors import DataError
+from pipeline_lib.core.errors import DataError, first_line
 from pipeline_lib.evaluation.questions import settle_template
 from pipeline_lib.kinds import brings_code
 
@@ -52,10 +52,9 @@ def load(
         )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trusted, **tokenizer_settings)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DataError(
-            f"{path}: the model does not load ({reason}); build it again, or where it is the registry's "
-            "champion `finetune promote` another"
+            f"{path}: the model does not load ({first_line(error)}); build it again, or where it is the "
+            "registry's champion `finetune promote` another"
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.core.errors import DataError, StageError
+from pipeline_lib.core.errors import DataError, StageError, first_line
 from pipeline_lib.evaluation.loading import positions_of
 from pipeline_lib.kinds import brings_code
 from pipeline_lib.launch import device
@@ -169,8 +169,7 @@ def load(path: Path) -> Talker:
         )
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path}: holds no model that loads ({str(error).splitlines()[0][:160]}); "
-            "name a Model artifact, such as merge's"
+            f"{path}: holds no model that loads ({first_line(error)}); name a Model artifact, such as merge's"
         ) from error
     return Talker(model.to(where).eval(), tokenizer)  # type: ignore[arg-type]
 
@@ -199,8 +198,6 @@ def load_adapters(base: Path, adapters: Mapping[str, Path]) -> dict[str, Talker]
                 else:
                     shared.load_adapter(path, adapter_name=name)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise DataError(
-                f"{path}: is no adapter for {base} ({(str(error).splitlines() or [''])[0][:160]})"
-            ) from error
+            raise DataError(f"{path}: is no adapter for {base} ({first_line(error)})") from error
     talkers = {name: Talker(shared.eval(), tokenizer, name) for name, tokenizer in tokenizers.items()}
     return {**talkers, BASE: Talker(shared, next(iter(tokenizers.values())), BASE)}

@@ -4,11 +4,14 @@ A *recogniser* is any function from a text to spans; `find` and `Replacer` accep
 """
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Protocol
 
-from pipeline_lib.core.errors import ConfigError
+from pipeline_lib.core.errors import ConfigError, first_line
 from pipeline_lib.personal_data.kinds import Span
 
+PACKAGES = {"presidio": "presidio_analyzer", "gliner": "gliner"}
+"""The package behind each choice of scrub.names."""
 PRESIDIO_MODEL = "en_core_web_lg"
 """The spaCy model that Presidio takes by itself."""
 WINDOW, OVERLAP = 1_200, 120
@@ -26,19 +29,26 @@ class Recogniser(Protocol):
         ...
 
 
+def require_recogniser(names: str) -> None:
+    """Raise ConfigError, with the command that installs it, where the package of a recogniser is missing."""
+    package = PACKAGES.get(names)
+    if package and find_spec(package) is None:
+        raise ConfigError(
+            f"scrub.names needs {package}: pip install 'finetune-flows[names-{names}]', or "
+            f"{package.replace('_', '-')} alone"
+        )
+
+
 def presidio_recogniser(language: str = "en", threshold: float = 0.5, model: str | None = None) -> Recogniser:
     """Return a recogniser of person, location, organisation and group by Presidio with a spaCy model.
 
     `threshold` is the least score that counts (0 to 1); `model` an installed spaCy package or a directory,
     None Presidio's own for English. Raises ConfigError where presidio-analyzer or the model is missing.
     """
-    try:
-        from presidio_analyzer import AnalyzerEngine
-        from presidio_analyzer.nlp_engine import NlpEngineProvider
-    except ImportError as error:
-        raise ConfigError(
-            "names need presidio-analyzer, which is not installed; pip install presidio-analyzer."
-        ) from error
+    require_recogniser("presidio")
+    from presidio_analyzer import AnalyzerEngine
+    from presidio_analyzer.nlp_engine import NlpEngineProvider
+
     models = [{"lang_code": language, "model_name": model or PRESIDIO_MODEL}]
     provider = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models})
     try:
@@ -67,15 +77,13 @@ def gliner_recogniser(
     `model` is a directory or a hub id at the commit `revision`. Raises ConfigError where gliner is not
     installed or has no such model.
     """
-    try:
-        from gliner import GLiNER
-    except ImportError as error:
-        raise ConfigError("names need gliner, which is not installed; pip install gliner.") from error
+    require_recogniser("gliner")
+    from gliner import GLiNER
+
     try:
         loaded = GLiNER.from_pretrained(model, revision=revision, map_location=device).eval()
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise ConfigError(f"scrub.names_model: GLiNER has no model {model} ({reason})") from error
+        raise ConfigError(f"scrub.names_model: GLiNER has no model {model} ({first_line(error)})") from error
 
     def recognise(text: str) -> list[Span]:
         found = {

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from pipeline_lib.core.config import StageConfig
-from pipeline_lib.core.errors import DataError, ServiceError
+from pipeline_lib.core.errors import DataError, ServiceError, first_line
 from pipeline_lib.core.output import Output
 from pipeline_lib.core.stage import stage
 from pipeline_lib.kinds import Model
@@ -105,10 +105,10 @@ def hub_commit(config: BaseModelConfig) -> str:
     try:
         return str(HfApi().model_info(config.source, revision=config.revision, timeout=10).sha)
     except Exception as error:  # the HTTP library below the hub's, and so its errors, differ by version
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise ServiceError(
-            f"base_model: {config.source} is no local directory and the hub does not give it ({reason}); "
-            "check the name, the network and HF_TOKEN, or pin base_model.revision to a commit"
+            f"base_model: {config.source} is no local directory and the hub does not give it "
+            f"({first_line(error)}); check the name, the network and HF_TOKEN, or pin base_model.revision "
+            "to a commit"
         ) from error
 
 
@@ -161,9 +161,9 @@ def _link_snapshot(config: BaseModelConfig, destination: Path) -> None:
             snapshot_download(config.source, revision=hub_commit(config), allow_patterns=list(config.wanted))
         )
     except Exception as error:  # as above
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise ServiceError(
-            f"base_model: {config.source} could not be downloaded ({reason}); check the network and HF_TOKEN"
+            f"base_model: {config.source} could not be downloaded ({first_line(error)}); "
+            "check the network and HF_TOKEN"
         ) from error
     for path in sorted(snapshot.iterdir()):
         if path.is_file():

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.core.errors import ConfigError, ServiceError
+from pipeline_lib.core.errors import ConfigError, ServiceError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,10 +121,9 @@ def _config(base: Mapping[str, Any] | Path | str, revision: str) -> PretrainedCo
                 "directory with a config.json, or fetch it where there is a network: "
                 f"hf download {base} config.json"
             ) from error
-        reason = (str(error).strip().splitlines() or ["no message"])[0][:160]
         name = "the config given" if isinstance(base, Mapping) else str(base)
         raise ConfigError(
-            f"estimate: {name} has no config that Transformers can read ({reason}); "
+            f"estimate: {name} has no config that Transformers can read ({first_line(error)}); "
             "name a directory with a config.json or a hub id"
         ) from error
 

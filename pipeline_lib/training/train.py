@@ -97,7 +97,8 @@ class TrainConfig(Methods, Objectives):
     ] = Field(
         default="auto",
         description="Attention kernel, under Transformers' name; auto takes flash_attention_2 where it is "
-        "installed for packed rows on a GPU, sdpa elsewhere, on a CPU sequence by sequence without padding.",
+        "installed for packed rows on a GPU, else sdpa or what the architecture has; on a CPU sequence by "
+        "sequence without padding.",
     )
     activation_checkpointing: bool = Field(
         default=False,
