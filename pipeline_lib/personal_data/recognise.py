@@ -3,6 +3,7 @@
 A *recogniser* is any function from a text to spans; `find` and `Replacer` accept several beside the patterns.
 """
 
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Protocol
@@ -32,7 +33,7 @@ class Recogniser(Protocol):
 def require_recogniser(names: str) -> None:
     """Raise ConfigError, with the command that installs it, where the package of a recogniser is missing."""
     package = PACKAGES.get(names)
-    if package and find_spec(package) is None:
+    if package and sys.modules.get(package) is None and find_spec(package) is None:
         raise ConfigError(
             f"scrub.names needs {package}: pip install 'finetune-flows[names-{names}]', or "
             f"{package.replace('_', '-')} alone"
